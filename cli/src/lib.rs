@@ -1,0 +1,1 @@
+//! The fieldstream binary: every role and the client commands.

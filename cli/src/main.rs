@@ -1,0 +1,2 @@
+//! The `fieldstream` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Streams, batch writer, log reader, read-service calls and the child nats-server.

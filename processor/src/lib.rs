@@ -1,0 +1,1 @@
+//! The partition owner: instructions in, events out, exactly once.

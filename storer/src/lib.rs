@@ -1,0 +1,1 @@
+//! The projection into LMDB and the read service.
