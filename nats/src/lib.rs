@@ -1,1 +1,28 @@
-//! Streams, batch writer, log reader, read-service calls and the child nats-server.
+//! Everything of Fieldstream that touches NATS: the streams, writing batches to them, reading them
+//! in order, the storers' read service, progress announcements, and nats-server as a child process.
+//!
+//! The only crate that names async-nats. It knows nothing of devices and of LMDB, and does not look
+//! into the messages it carries beyond their hash.
+//!
+//! **Invariants.** [`LogReader`] hands out messages with contiguous sequences or stops with a
+//! message; at every (re)connect it looks at its last message again and compares its hash, so a log
+//! that went backwards is found. [`BatchWriter::append`] returns only after the server's PubAck,
+//! which in the durable profile follows the fsync.
+//!
+//! Start reading at [`topology`], then [`LogReader`].
+
+mod batch_writer;
+pub mod child;
+mod connection;
+mod log_reader;
+mod progress;
+mod read_service;
+pub mod topology;
+
+pub use batch_writer::{BatchWriter, WriteError};
+pub use child::{ChildError, ChildOptions, NatsChild, Profile};
+pub use connection::{Connection, Credentials, NatsError, Server};
+pub use log_reader::{LogError, LogMessage, LogReader, Start};
+pub use progress::{ProgressReader, publish_progress};
+pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
+pub use topology::{Log, Topology, TopologyOptions, last_sequence};

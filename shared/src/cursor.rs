@@ -24,9 +24,9 @@ impl Position {
 /// same when it is published again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId {
-    /// Drawn at random by every start of a processor.
+    /// Drawn at random by every start of a processor, for each lane.
     pub incarnation: u64,
-    /// Counts the incarnation's batches, over all lanes.
+    /// Counts the incarnation's batches.
     pub counter: u64,
 }
 

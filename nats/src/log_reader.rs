@@ -1,0 +1,252 @@
+//! Reading a stream in order, without acks, from a known position.
+
+use crate::connection::{Connection, NatsError};
+use crate::topology::{Log, bounds};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use bytes::Bytes;
+use fieldstream_shared::event::message_hash;
+use futures::StreamExt;
+use std::time::Duration;
+
+/// Messages asked for at a time: bounds what waits in memory.
+const PULL_MESSAGES: usize = 128;
+/// A pull request that finds nothing is renewed after this long.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// The server gives a sign of life this often; two missing ones and the consumer is made anew.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The server forgets a consumer that nobody asks for this long.
+const INACTIVE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Where reading starts: behind the last message already consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Start {
+    /// Sequence of that message; 0 for none.
+    pub sequence: u64,
+    /// Its hash ([`message_hash`]), checked against the stream where known.
+    pub hash: Option<u64>,
+}
+
+/// A message of a stream.
+#[derive(Debug, Clone)]
+pub struct LogMessage {
+    /// Stream sequence; contiguous.
+    pub sequence: u64,
+    /// The batch.
+    pub payload: Bytes,
+    /// Messages that were in the stream behind this one when it was sent.
+    pub pending: u64,
+}
+
+/// Why a reader had to stop. All are final: reading on would lose or repeat something.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A message is missing in the middle.
+    #[error(
+        "stream {stream} has a hole: message {expected} is missing, {found} follows; the log is damaged, stop writing and repair it"
+    )]
+    Hole {
+        /// Which stream.
+        stream: String,
+        /// The sequence that should follow.
+        expected: u64,
+        /// The sequence that is there.
+        found: u64,
+    },
+    /// The stream was purged beyond the reader's position.
+    #[error(
+        "stream {stream} begins at {first}, behind {expected} where this reader is; it must start again from a storer's copy"
+    )]
+    Outrun {
+        /// Which stream.
+        stream: String,
+        /// The sequence the reader needs.
+        expected: u64,
+        /// The first one there is.
+        first: u64,
+    },
+    /// The stream is not the one that was read before.
+    #[error("stream {stream} went backwards or was replaced: {reason}; stop writing and repair the log")]
+    Diverged {
+        /// Which stream.
+        stream: String,
+        /// How that was seen.
+        reason: String,
+    },
+}
+
+/// Reads one stream in order. Reconnects by itself.
+pub struct LogReader {
+    connection: Connection,
+    log: Log,
+    lane: u16,
+    /// The last message handed out.
+    last: Start,
+    messages: Option<pull::Stream>,
+    /// Whether the next message must be the last one handed out, to be looked at again.
+    verify: bool,
+    /// Whether the consumer has not delivered anything new yet.
+    fresh: bool,
+    retry: Duration,
+}
+
+enum Step {
+    Message(LogMessage),
+    Nothing,
+}
+
+impl LogReader {
+    /// A reader that goes on behind `start`. If the server does not answer now,
+    /// [`LogReader::next`] goes on trying.
+    ///
+    /// # Errors
+    /// [`LogError`] if the stream does not hold the position.
+    pub async fn open(connection: &Connection, log: Log, lane: u16, start: Start) -> Result<LogReader, LogError> {
+        let mut reader = LogReader {
+            connection: connection.clone(),
+            log,
+            lane,
+            last: start,
+            messages: None,
+            verify: false,
+            fresh: true,
+            retry: RETRY,
+        };
+        reader.try_open().await?;
+        Ok(reader)
+    }
+
+    /// The next message. Waits as long as it takes, also through outages.
+    ///
+    /// # Errors
+    /// [`LogError`] if going on would lose or repeat something.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Result<LogMessage, LogError> {
+        loop {
+            if self.messages.is_none() {
+                self.try_open().await?;
+            }
+            let Some(messages) = &mut self.messages else {
+                tokio::time::sleep(self.retry).await;
+                self.retry = (self.retry * 2).min(RETRY_MAX);
+                continue;
+            };
+            let received = tokio::select! {
+                received = messages.next() => received,
+                () = self.connection.reconnected() => {
+                    // The consumer may be gone with the server that held it in memory.
+                    self.messages = None;
+                    continue;
+                }
+            };
+            match received {
+                Some(Ok(message)) => {
+                    if let Step::Message(message) = self.take(&message)? {
+                        return Ok(message);
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(stream = self.log.stream(self.lane), %error, "consumer ended; it is made anew");
+                    self.messages = None;
+                }
+                None => self.messages = None,
+            }
+        }
+    }
+
+    fn take(&mut self, message: &async_nats::jetstream::Message) -> Result<Step, LogError> {
+        let Ok(info) = message.info() else { return Ok(Step::Nothing) };
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let hash = message_hash(&message.payload);
+        if self.verify {
+            if sequence != self.last.sequence {
+                return Err(self.hole(self.last.sequence, sequence));
+            }
+            if self.last.hash.is_some_and(|known| known != hash) {
+                return Err(self.diverged(format!("message {sequence} is not the one that was read before")));
+            }
+            self.verify = false;
+            self.last.hash = Some(hash);
+            return Ok(Step::Nothing);
+        }
+        let expected = self.last.sequence + 1;
+        if sequence < expected {
+            return Ok(Step::Nothing);
+        }
+        if sequence > expected {
+            if self.fresh {
+                return Err(self.hole(expected, sequence));
+            }
+            // The client drops messages when its queue overflows: what is missing may still be in
+            // the stream. A new consumer starts exactly there; only if its first message is behind
+            // a gap, too, it is a hole.
+            self.messages = None;
+            return Ok(Step::Nothing);
+        }
+        self.fresh = false;
+        self.last = Start { sequence, hash: Some(hash) };
+        self.retry = RETRY;
+        Ok(Step::Message(LogMessage { sequence, payload: message.payload.clone(), pending }))
+    }
+
+    fn hole(&self, expected: u64, found: u64) -> LogError {
+        LogError::Hole { stream: self.log.stream(self.lane), expected, found }
+    }
+
+    fn diverged(&self, reason: String) -> LogError {
+        LogError::Diverged { stream: self.log.stream(self.lane), reason }
+    }
+
+    /// Looks at the stream and makes a consumer; leaves `messages` empty if the server does not
+    /// answer now.
+    async fn try_open(&mut self) -> Result<(), LogError> {
+        self.messages = None;
+        let (first, last) = match bounds(&self.connection, self.log, self.lane).await {
+            Ok(bounds) => bounds,
+            Err(error) => {
+                log_unavailable(&error);
+                return Ok(());
+            }
+        };
+        if last < self.last.sequence {
+            return Err(self.diverged(format!("it ends at {last}, but {} was read from it", self.last.sequence)));
+        }
+        if first > self.last.sequence + 1 {
+            let expected = self.last.sequence + 1;
+            return Err(LogError::Outrun { stream: self.log.stream(self.lane), expected, first });
+        }
+        self.verify = self.last.sequence > 0 && first <= self.last.sequence;
+        let start = if self.verify { self.last.sequence } else { self.last.sequence + 1 };
+        match self.make_consumer(start).await {
+            Ok(messages) => {
+                self.messages = Some(messages);
+                self.fresh = true;
+            }
+            Err(reason) => tracing::debug!(stream = self.log.stream(self.lane), reason, "no consumer yet"),
+        }
+        Ok(())
+    }
+
+    async fn make_consumer(&self, start_sequence: u64) -> Result<pull::Stream, String> {
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+            ack_policy: AckPolicy::None,
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: INACTIVE,
+            ..pull::Config::default()
+        };
+        let stream = self.log.stream(self.lane);
+        let consumer = self.connection.jetstream.create_consumer_on_stream(config, stream).await;
+        let consumer = consumer.map_err(|e| e.to_string())?;
+        let stream = consumer.stream().max_messages_per_batch(PULL_MESSAGES).expires(PULL_EXPIRES).heartbeat(HEARTBEAT);
+        stream.messages().await.map_err(|e| e.to_string())
+    }
+}
+
+fn log_unavailable(error: &NatsError) {
+    tracing::debug!(%error, "the stream does not answer; trying again");
+}
