@@ -1,0 +1,560 @@
+//! The core of a processor: one lane's partitions, as a state machine without sockets and clocks.
+//!
+//! Inputs are `handle_*`: messages of both logs, storers' answers and progress, ownership. Outputs
+//! are `poll_*`: the next event batch to publish, values to load, where to read instructions from.
+
+mod apply;
+
+use crate::cache::{Cache, Key, Value};
+use bytes::Bytes;
+use fieldstream_shared::cursor::{BatchId, Cursor, Cursors, Part, Position};
+use fieldstream_shared::event::{EventBatch, encode_event_batch};
+use fieldstream_shared::limits::READ_ITEMS_MAX;
+use fieldstream_shared::msgpack::DecodeError;
+use fieldstream_shared::partition::{PARTITIONS, Partition, PartitionSet};
+use fieldstream_shared::read::{Answer, AnswerBody, Query, Request};
+use fieldstream_shared::record::{BatchBuilder, Record, decode_batch};
+use fieldstream_shared::registry::Registry;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+/// Own batches that may be out without having been read back.
+const UNREAD_BATCHES_MAX: usize = 8;
+/// Instruction bytes kept until their events are accepted; beyond, reading pauses.
+const BUFFER_BYTES_MAX: usize = 64 << 20;
+/// Cursors of idle partitions are moved along alone this often, if INSTRUCTIONS has moved.
+const IDLE_MOVE_MS: u64 = 3_000;
+/// Loads in flight at a time.
+const LOADS_MAX: usize = 4;
+
+/// Why a processor must leave: it must not guess what the log says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// An event batch that cannot be read.
+    #[error(
+        "message {sequence} of EVENTS_{lane} cannot be read ({source}); a newer program wrote it, or the log is damaged"
+    )]
+    Events {
+        /// The lane.
+        lane: u16,
+        /// The message.
+        sequence: u64,
+        /// Why.
+        source: DecodeError,
+    },
+    /// An instruction batch of a version this program does not know.
+    #[error(
+        "message {sequence} of INSTRUCTIONS_{lane} has version {version}, which this program does not know; use a newer one"
+    )]
+    Version {
+        /// The lane.
+        lane: u16,
+        /// The message.
+        sequence: u64,
+        /// Its version.
+        version: u64,
+    },
+}
+
+/// What a lane's core is made with.
+#[derive(Debug, Clone)]
+pub struct LaneOptions {
+    /// The lane.
+    pub lane: u16,
+    /// Number of lanes.
+    pub lanes: u16,
+    /// Drawn at random for every start.
+    pub incarnation: u64,
+    /// Custom instructions.
+    pub registry: Registry,
+    /// Bytes of cached values.
+    pub cache_bytes_max: usize,
+    /// Bytes of values that storers do not have yet; beyond, applying pauses.
+    pub pinned_bytes_max: usize,
+    /// EVENTS up to here are accounted for by `cursors`.
+    pub events_sequence: u64,
+    /// Where the partitions stood there.
+    pub cursors: Cursors,
+    /// Nothing is built before EVENTS was read up to here.
+    pub catch_up_to: u64,
+}
+
+/// A message of INSTRUCTIONS, kept until every owned partition's cursor is behind it.
+#[derive(Debug)]
+struct Message {
+    sequence: u64,
+    bytes: usize,
+    records: Vec<Pending>,
+}
+
+/// A record and the partition that decides it.
+#[derive(Debug, Clone)]
+struct Pending {
+    partition: Partition,
+    bytes: Bytes,
+    /// Whether it is a whole record of this lane; else it becomes a dead letter.
+    whole: bool,
+}
+
+/// An own batch that was not read back yet.
+#[derive(Debug)]
+struct Own {
+    touched: Vec<Key>,
+    partitions: Vec<(Partition, u32)>,
+}
+
+/// An event batch to publish.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// Its identity.
+    pub id: BatchId,
+    /// The message.
+    pub message: Bytes,
+    /// Events in it.
+    pub events: usize,
+}
+
+/// Values to ask storers for.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Given back with the answer.
+    pub id: u64,
+    /// The request.
+    pub request: Request,
+}
+
+/// One lane's state machine.
+#[derive(Debug)]
+pub struct Lane {
+    lane: u16,
+    lanes: u16,
+    incarnation: u64,
+    counter: u64,
+    registry: Registry,
+    pinned_bytes_max: usize,
+    catch_up_to: u64,
+    owned: PartitionSet,
+    /// As read from EVENTS.
+    accepted: Cursors,
+    /// Where this processor's own batches lead, read back or not.
+    ahead: Cursors,
+    events_sequence: u64,
+    /// EVENTS sequence of the last accepted part of each partition.
+    last_accepted: Box<[u64; PARTITIONS]>,
+    /// Answers older than this are too old for the partition.
+    floor: Box<[u64; PARTITIONS]>,
+    /// Counts rollbacks, so that a batch built before one is known.
+    generation: Box<[u32; PARTITIONS]>,
+    messages: VecDeque<Message>,
+    messages_bytes: usize,
+    read_from: Option<u64>,
+    cache: Cache,
+    unread: BTreeMap<u64, Own>,
+    /// Values confirmed at a sequence that storers have not reached.
+    unstored: VecDeque<(u64, Vec<Key>)>,
+    progress: u64,
+    wanted: VecDeque<Key>,
+    loading: HashSet<Key>,
+    loads: HashMap<u64, Vec<Key>>,
+    next_load: u64,
+    /// Answers ahead of this processor's own reading.
+    early: Vec<(Vec<Key>, Answer)>,
+    built_at_ms: u64,
+}
+
+impl Lane {
+    /// A core that owns nothing yet.
+    pub fn new(options: LaneOptions) -> Lane {
+        Lane {
+            lane: options.lane,
+            lanes: options.lanes,
+            incarnation: options.incarnation,
+            counter: 0,
+            registry: options.registry,
+            pinned_bytes_max: options.pinned_bytes_max,
+            catch_up_to: options.catch_up_to,
+            owned: PartitionSet::EMPTY,
+            ahead: options.cursors.clone(),
+            accepted: options.cursors,
+            events_sequence: options.events_sequence,
+            last_accepted: Box::new([options.events_sequence; PARTITIONS]),
+            floor: Box::new([0; PARTITIONS]),
+            generation: Box::new([0; PARTITIONS]),
+            messages: VecDeque::new(),
+            messages_bytes: 0,
+            read_from: None,
+            cache: Cache::new(options.cache_bytes_max),
+            unread: BTreeMap::new(),
+            unstored: VecDeque::new(),
+            progress: 0,
+            wanted: VecDeque::new(),
+            loading: HashSet::new(),
+            loads: HashMap::new(),
+            next_load: 0,
+            early: Vec::new(),
+            built_at_ms: 0,
+        }
+    }
+
+    /// Takes and gives up partitions. What was built for partitions given up stays in the log's
+    /// hands: it counts or does not, like everything.
+    pub fn handle_owned(&mut self, owned: PartitionSet) {
+        let owned = owned.on_lane(self.lane, self.lanes);
+        let changed: PartitionSet =
+            Partition::all().filter(|p| owned.contains(*p) != self.owned.contains(*p)).collect();
+        if changed.is_empty() {
+            return;
+        }
+        self.owned = owned;
+        for p in changed.iter() {
+            self.roll_back(p, self.last_accepted[p.index()]);
+        }
+        self.cache.drop_partitions(|p| changed.contains(p));
+        // Newly owned partitions may stand before what is buffered.
+        self.messages.clear();
+        self.messages_bytes = 0;
+        self.read_from = self.ahead_lowest().map(|position| position.sequence.max(1));
+    }
+
+    /// The stream sequence from which INSTRUCTIONS must be read anew, once after it changed.
+    pub fn poll_read_from(&mut self) -> Option<u64> {
+        self.read_from.take()
+    }
+
+    /// Whether another instruction message can be taken.
+    pub fn wants_instructions(&self) -> bool {
+        self.messages_bytes < BUFFER_BYTES_MAX
+    }
+
+    /// Takes the next message of INSTRUCTIONS.
+    ///
+    /// # Errors
+    /// [`LaneError::Version`].
+    pub fn handle_instructions(&mut self, sequence: u64, payload: &Bytes) -> Result<(), LaneError> {
+        let first = Partition(u8::try_from(self.lane).unwrap_or(u8::MAX));
+        let records = match decode_batch(payload) {
+            Ok(records) => records.into_iter().map(|record| self.pending(first, payload.slice_ref(record))).collect(),
+            Err(DecodeError::UnknownVersion(version)) => {
+                return Err(LaneError::Version { lane: self.lane, sequence, version });
+            }
+            // Not a batch at all: one dead letter, so that the lane goes on.
+            Err(_) => vec![Pending { partition: first, bytes: payload.clone(), whole: false }],
+        };
+        self.messages_bytes += payload.len();
+        self.messages.push_back(Message { sequence, bytes: payload.len(), records });
+        self.trim();
+        Ok(())
+    }
+
+    /// Finds a record's partition, and asks for the values it will need.
+    fn pending(&mut self, first: Partition, bytes: Bytes) -> Pending {
+        let dead = Pending { partition: first, bytes: bytes.clone(), whole: false };
+        let Ok(record) = Record::decode(&bytes) else { return dead };
+        let partition = Partition::of(&record.document);
+        if partition.lane(self.lanes) != self.lane {
+            return dead;
+        }
+        if self.owned.contains(partition) {
+            self.want(Key::Mark(partition, record.number.client));
+            self.want(Key::Document(record.document));
+        }
+        Pending { partition, bytes, whole: true }
+    }
+
+    fn want(&mut self, key: Key) {
+        if !self.cache.contains(&key) && self.loading.insert(key.clone()) {
+            self.wanted.push_back(key);
+        }
+    }
+
+    /// Takes the next message of EVENTS: moves cursors, confirms own batches, drops what was built
+    /// on parts that do not count.
+    ///
+    /// # Errors
+    /// [`LaneError::Events`].
+    pub fn handle_events(&mut self, sequence: u64, payload: &[u8]) -> Result<(), LaneError> {
+        let lane = self.lane;
+        let batch = EventBatch::decode(payload).map_err(|source| LaneError::Events { lane, sequence, source })?;
+        let accepted = self.accepted.accept(batch.id, &batch.parts);
+        self.events_sequence = sequence;
+        accepted.iter().for_each(|p| self.last_accepted[p.index()] = sequence);
+        let own = if batch.id.incarnation == self.incarnation { self.unread.remove(&batch.id.counter) } else { None };
+        match own {
+            Some(own) => self.read_back(own, accepted, sequence),
+            // Somebody else decided: what this processor has of those partitions is not the log's.
+            None => self.lose(accepted.iter().filter(|p| self.owned.contains(*p)).collect(), sequence),
+        }
+        self.trim();
+        self.use_early_answers();
+        Ok(())
+    }
+
+    fn read_back(&mut self, own: Own, accepted: PartitionSet, sequence: u64) {
+        let mut lost = PartitionSet::EMPTY;
+        let mut kept = PartitionSet::EMPTY;
+        for (p, generation) in own.partitions {
+            let current = generation == self.generation[p.index()];
+            match (accepted.contains(p), current) {
+                (true, true) => kept.insert(p),
+                (false, false) => {}
+                // Not accepted, or accepted although it was given up: start again from the cursor.
+                _ => lost.insert(p),
+            }
+        }
+        self.lose(lost, sequence);
+        let touched: Vec<Key> = own.touched.into_iter().filter(|key| kept.contains(key.partition())).collect();
+        touched.iter().for_each(|key| self.cache.confirm(key, sequence));
+        self.unstored.push_back((sequence, touched));
+        self.release();
+    }
+
+    fn lose(&mut self, lost: PartitionSet, sequence: u64) {
+        if lost.is_empty() {
+            return;
+        }
+        lost.iter().for_each(|p| self.roll_back(p, sequence));
+        self.cache.drop_partitions(|p| lost.contains(p));
+    }
+
+    /// Forgets what was built for a partition; it goes on from its accepted cursor.
+    fn roll_back(&mut self, p: Partition, sequence: u64) {
+        self.ahead.set(p, self.accepted.get(p));
+        self.generation[p.index()] += 1;
+        self.floor[p.index()] = self.floor[p.index()].max(sequence);
+    }
+
+    /// Storers have everything up to this EVENTS sequence.
+    pub fn handle_progress(&mut self, sequence: u64) {
+        self.progress = self.progress.max(sequence);
+        self.release();
+    }
+
+    fn release(&mut self) {
+        while let Some((sequence, _)) = self.unstored.front()
+            && *sequence <= self.progress
+            && let Some((_, keys)) = self.unstored.pop_front()
+        {
+            keys.iter().for_each(|key| self.cache.release(key, self.progress));
+        }
+    }
+
+    /// Called behind applying only: values that came together for a record are used before they
+    /// may go, however small the cache is.
+    fn evict(&mut self) {
+        let floor = &mut self.floor;
+        self.cache.evict(|p, last_event| floor[p.index()] = floor[p.index()].max(last_event));
+    }
+
+    /// The next values to ask storers for.
+    pub fn poll_load(&mut self) -> Option<Load> {
+        if self.loads.len() >= LOADS_MAX || self.wanted.is_empty() {
+            return None;
+        }
+        let (mut keys, mut documents, mut marks, mut min_sequence) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        while keys.len() < READ_ITEMS_MAX
+            && let Some(key) = self.wanted.pop_front()
+        {
+            let p = key.partition();
+            if self.cache.contains(&key) || !self.owned.contains(p) {
+                self.loading.remove(&key);
+                continue;
+            }
+            min_sequence = min_sequence.max(self.floor[p.index()]);
+            keys.push(key);
+        }
+        if keys.is_empty() {
+            return None;
+        }
+        // Documents first: answers come in the order of the request.
+        keys.sort_by_key(|key| matches!(key, Key::Mark(..)));
+        for key in &keys {
+            match key {
+                Key::Document(id) => documents.push(id.clone()),
+                Key::Mark(p, client) => marks.push((*p, client.clone())),
+            }
+        }
+        self.next_load += 1;
+        self.loads.insert(self.next_load, keys);
+        let query = Query::GetMany { documents, marks };
+        Some(Load { id: self.next_load, request: Request { lane: self.lane, min_sequence, query } })
+    }
+
+    /// A load failed: its values are asked for again.
+    pub fn handle_load_failed(&mut self, id: u64) {
+        self.wanted.extend(self.loads.remove(&id).unwrap_or_default());
+    }
+
+    /// A load's answer came.
+    pub fn handle_loaded(&mut self, id: u64, answer: Answer) {
+        let Some(keys) = self.loads.remove(&id) else { return };
+        self.early.push((keys, answer));
+        self.use_early_answers();
+    }
+
+    /// Uses answers that this processor's own reading has reached. Before, they may hold foreign
+    /// events it does not know of yet.
+    fn use_early_answers(&mut self) {
+        let mut i = 0;
+        while i < self.early.len() {
+            if self.early[i].1.sequence <= self.events_sequence {
+                let (keys, answer) = self.early.swap_remove(i);
+                self.use_answer(keys, answer);
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    fn use_answer(&mut self, keys: Vec<Key>, answer: Answer) {
+        let AnswerBody::Values { documents, marks } = answer.body else {
+            self.wanted.extend(keys);
+            return;
+        };
+        let values =
+            documents.into_iter().map(|d| Value::Document(Box::new(d))).chain(marks.into_iter().map(Value::Mark));
+        let mut values = values.fuse();
+        for key in keys {
+            let p = key.partition();
+            match values.next() {
+                _ if !self.owned.contains(p) => {
+                    self.loading.remove(&key);
+                }
+                Some(value) if answer.sequence >= self.floor[p.index()] => {
+                    self.loading.remove(&key);
+                    self.cache.insert(key, value);
+                }
+                _ => self.wanted.push_back(key),
+            }
+        }
+    }
+
+    /// The next event batch, if there is something to say. `now_ms` is a monotonic clock. The
+    /// caller publishes it, again and again until it is in, before it polls for the next one.
+    pub fn poll_batch(&mut self, now_ms: u64) -> Option<Built> {
+        if self.events_sequence < self.catch_up_to
+            || self.unread.len() >= UNREAD_BATCHES_MAX
+            || self.cache.dirty_bytes() > self.pinned_bytes_max
+        {
+            return None;
+        }
+        let mut work = Work::default();
+        self.apply_messages(&mut work);
+        self.evict();
+        let idle = now_ms.saturating_sub(self.built_at_ms) >= IDLE_MOVE_MS && self.lags();
+        if work.events.is_empty() && !idle {
+            return None;
+        }
+        self.built_at_ms = now_ms;
+        self.counter += 1;
+        let id = BatchId { incarnation: self.incarnation, counter: self.counter };
+        let parts = self.take_steps(id, &work);
+        if parts.is_empty() {
+            return None;
+        }
+        let message = encode_event_batch(id, &parts, &work.events).into();
+        let partitions = parts.iter().flat_map(|part| part.partitions.iter().collect::<Vec<_>>());
+        let partitions = partitions.map(|p| (p, self.generation[p.index()])).collect();
+        work.touched.sort_unstable_by(|a, b| key_order(a).cmp(&key_order(b)));
+        work.touched.dedup();
+        work.touched.iter().for_each(|key| self.cache.hold(key));
+        self.unread.insert(self.counter, Own { touched: work.touched, partitions });
+        Some(Built { id, message, events: work.events.len() })
+    }
+
+    /// Applies what is buffered, until the batch is full. A partition whose values are missing
+    /// waits at its record; the others go on.
+    fn apply_messages(&mut self, work: &mut Work) {
+        let Some(lowest) = self.ahead_lowest() else { return };
+        let Some(front) = self.messages.front().map(|m| m.sequence) else { return };
+        let begin = usize::try_from(lowest.sequence.saturating_sub(front)).unwrap_or(usize::MAX);
+        for m in begin..self.messages.len() {
+            let sequence = self.messages[m].sequence;
+            for index in 0..self.messages[m].records.len() {
+                let pending = &self.messages[m].records[index];
+                let (p, index) = (pending.partition, index as u32);
+                if !self.owned.contains(p)
+                    || work.blocked.contains_key(&p)
+                    || self.ahead.get(p).position.covers(sequence, index)
+                {
+                    continue;
+                }
+                let pending = pending.clone();
+                if !self.apply(&pending, sequence, index, work) {
+                    work.blocked.insert(p, Position { sequence, records: index });
+                } else if work.events.is_full() {
+                    work.upto = Position { sequence, records: index + 1 };
+                    return;
+                }
+            }
+            work.upto = Position { sequence, records: self.messages[m].records.len() as u32 };
+        }
+    }
+
+    /// Moves the owned partitions' cursors ahead; partitions that step alike share a part.
+    fn take_steps(&mut self, id: BatchId, work: &Work) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        for p in self.owned.iter() {
+            let after: Cursor = self.ahead.get(p);
+            let upto = work.blocked.get(&p).copied().unwrap_or(work.upto);
+            if upto <= after.position {
+                continue;
+            }
+            match parts.iter_mut().find(|part| part.after == after && part.upto == upto) {
+                Some(part) => part.partitions.insert(p),
+                None => parts.push(Part { partitions: [p].into_iter().collect(), after, upto }),
+            }
+            self.ahead.set(p, Cursor { position: upto, set_by: Some(id) });
+        }
+        parts
+    }
+
+    fn ahead_lowest(&self) -> Option<Position> {
+        self.ahead.lowest(&self.owned)
+    }
+
+    /// Whether a partition's cursor is behind the messages read.
+    fn lags(&self) -> bool {
+        let last = self.messages.back().map(|m| Position { sequence: m.sequence, records: m.records.len() as u32 });
+        self.ahead_lowest() < last
+    }
+
+    /// Drops messages behind which every owned partition stands, by the log's word.
+    fn trim(&mut self) {
+        let Some(lowest) = self.accepted.lowest(&self.owned) else { return };
+        while let Some(message) = self.messages.front() {
+            if lowest < (Position { sequence: message.sequence, records: message.records.len() as u32 }) {
+                return;
+            }
+            self.messages_bytes -= message.bytes;
+            self.messages.pop_front();
+        }
+    }
+
+    /// Messages of INSTRUCTIONS that are read and not decided yet.
+    pub fn backlog(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Last EVENTS sequence read.
+    pub fn events_sequence(&self) -> u64 {
+        self.events_sequence
+    }
+}
+
+/// A batch in the making.
+#[derive(Debug, Default)]
+struct Work {
+    events: BatchBuilder,
+    touched: Vec<Key>,
+    upto: Position,
+    blocked: HashMap<Partition, Position>,
+}
+
+fn key_order(key: &Key) -> (u8, &str) {
+    match key {
+        Key::Document(id) => (0, id),
+        Key::Mark(p, client) => (p.0, client),
+    }
+}
+
+#[cfg(test)]
+mod tests;

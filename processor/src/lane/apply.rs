@@ -1,0 +1,116 @@
+//! Applying one record: from a pending instruction to its event.
+
+use super::{Lane, Pending, Work};
+use crate::cache::{Key, Value};
+use fieldstream_shared::change::{Change, Version};
+use fieldstream_shared::code::Code;
+use fieldstream_shared::document::Document;
+use fieldstream_shared::event::{Event, EventBody, Origin};
+use fieldstream_shared::instruction::{Content, decide};
+use fieldstream_shared::limits::{DEAD_RAW_BYTES_MAX, REASON_BYTES_MAX};
+use fieldstream_shared::marks::Verdict;
+use fieldstream_shared::record::{Action, Record};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+impl Lane {
+    /// Applies a record and adds its event to the batch. `false` if a value is missing: it was
+    /// asked for, and the partition waits.
+    pub(super) fn apply(&mut self, pending: &Pending, sequence: u64, index: u32, work: &mut Work) -> bool {
+        let record = if pending.whole { Record::decode(&pending.bytes).ok() } else { None };
+        let Some(record) = record else {
+            let body = dead(Code::UNDECODABLE, "the record is not of a known form", &pending.bytes);
+            let event = Event { partition: pending.partition, sequence, index, origin: None, received_at_us: 0, body };
+            work.events.push(&event.encode());
+            return true;
+        };
+        let mark_key = Key::Mark(pending.partition, record.number.client.clone());
+        let document_key = Key::Document(record.document.clone());
+        if !self.cache.contains(&mark_key) || !self.cache.contains(&document_key) {
+            self.want(mark_key);
+            self.want(document_key);
+            return false;
+        }
+        let body = self.event_body(&record, &mark_key, &document_key, &pending.bytes);
+        if matches!(body, EventBody::Updated { .. }) {
+            work.touched.push(document_key);
+        }
+        let origin =
+            Origin { client: record.number.client.clone(), arrival: record.arrival, document: record.document.clone() };
+        let received_at_us = record.received_at_us;
+        let event = Event { partition: pending.partition, sequence, index, origin: Some(origin), received_at_us, body };
+        self.cache.change(&mark_key, |value| {
+            if let Value::Mark(mark) = value {
+                event.fold_into(mark);
+            }
+        });
+        work.touched.push(mark_key);
+        work.events.push(&event.encode());
+        true
+    }
+
+    fn event_body(&mut self, record: &Record<'_>, mark_key: &Key, document_key: &Key, raw: &[u8]) -> EventBody {
+        let verdict = match self.cache.get(mark_key) {
+            Some(Value::Mark(mark)) => mark.judge(&record.arrival),
+            _ => Verdict::Fresh,
+        };
+        match (verdict, &record.action) {
+            (Verdict::Repeated(outcome), _) => EventBody::Repeated(outcome),
+            (Verdict::Refused(code), _) => EventBody::Refused(code),
+            (Verdict::Fresh, Action::Refuse(code)) => EventBody::Refused(*code),
+            (Verdict::Fresh, Action::Instruct { if_revision, operation }) => {
+                let content = Content { document: &record.document, if_revision: *if_revision, operation };
+                let decided = self.decide(&content, document_key);
+                match decided {
+                    Ok(Ok(change)) => self.update(document_key, change, record.received_at_us),
+                    Ok(Err(code)) => EventBody::Refused(code),
+                    Err(reason) => dead(Code::HANDLER_PANICKED, &reason, raw),
+                }
+            }
+        }
+    }
+
+    /// Decides about an instruction; the outer error is a panic of its handler.
+    fn decide(&mut self, content: &Content<'_>, document_key: &Key) -> Result<Result<Change, Code>, String> {
+        let operation = match content.check() {
+            Ok(operation) => operation,
+            Err(code) => return Ok(Err(code)),
+        };
+        let absent = Document::default();
+        let document = match self.cache.get(document_key) {
+            Some(Value::Document(document)) => document,
+            _ => &absent,
+        };
+        let registry = &self.registry;
+        catch_unwind(AssertUnwindSafe(|| decide(document, content.if_revision, operation, registry)))
+            .map_err(panic_text)
+    }
+
+    fn update(&mut self, document_key: &Key, change: Change, received_at_us: u64) -> EventBody {
+        let updated = self.cache.change(document_key, |value| {
+            let Value::Document(document) = value else { return None };
+            for primitive in &change {
+                // `decide` has made sure that it applies.
+                primitive.apply(&mut document.body).ok()?;
+            }
+            document.revision += 1;
+            document.time_us = document.time_us.max(received_at_us);
+            Some(Version { revision: document.revision, state_hash: document.hash(), time_us: document.time_us })
+        });
+        match updated.flatten() {
+            Some(version) => EventBody::Updated { version, change },
+            None => EventBody::Refused(Code::INVALID_INSTRUCTION),
+        }
+    }
+}
+
+fn dead(code: Code, reason: &str, raw: &[u8]) -> EventBody {
+    let reason =
+        reason.char_indices().take_while(|(i, c)| i + c.len_utf8() <= REASON_BYTES_MAX).map(|(_, c)| c).collect();
+    EventBody::Dead { code, reason, raw: raw[..raw.len().min(DEAD_RAW_BYTES_MAX)].to_vec() }
+}
+
+fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("the handler panicked: {}", text.unwrap_or_else(|| "no message".into()))
+}

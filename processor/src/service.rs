@@ -1,0 +1,145 @@
+//! Starting and stopping a processor.
+
+use crate::lane::LaneError;
+use crate::worker::{self, Worker};
+use fieldstream_nats::{Connection, LogError, NatsError, ProgressReader, ReadClient, Server, Topology};
+use fieldstream_shared::partition::PartitionSet;
+use fieldstream_shared::read::Progress;
+use fieldstream_shared::registry::Registry;
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How to run a processor.
+#[derive(Debug, Clone)]
+pub struct ProcessorOptions {
+    /// Where the log is.
+    pub nats: Server,
+    /// The partitions it owns.
+    pub partitions: PartitionSet,
+    /// Custom instructions.
+    pub registry: Registry,
+    /// Bytes of documents and client marks kept in memory, over all lanes. A value that storers do
+    /// not have yet stays beyond that.
+    pub cache_bytes_max: usize,
+    /// Bytes of values that storers do not have yet; beyond, applying pauses until they catch up.
+    pub pinned_bytes_max: usize,
+}
+
+impl ProcessorOptions {
+    /// A processor of all partitions with 256 MiB of cache.
+    pub fn new(nats: Server) -> ProcessorOptions {
+        ProcessorOptions {
+            nats,
+            partitions: PartitionSet::ALL,
+            registry: Registry::default(),
+            cache_bytes_max: 256 << 20,
+            pinned_bytes_max: 128 << 20,
+        }
+    }
+}
+
+/// Why a processor cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessorError {
+    /// NATS is in the way.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    /// The log cannot be read on.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log says something this program cannot follow.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+    /// The storers' file belongs to another log.
+    #[error(
+        "the storers' checkpoint is of log {found:016x} with {found_lanes} lane(s), the streams are log {log_id:016x} with {lanes}; point the storers at the right server, or rebuild their file"
+    )]
+    OtherLog {
+        /// Identity in the checkpoint.
+        found: u64,
+        /// Lanes in the checkpoint.
+        found_lanes: u16,
+        /// Identity of the streams.
+        log_id: u64,
+        /// Lanes of the streams.
+        lanes: u16,
+    },
+    /// A worker ended without a word.
+    #[error("a lane's worker ended unexpectedly: {0}")]
+    Worker(String),
+}
+
+/// A running processor.
+#[derive(Debug)]
+pub struct Processor {
+    stop: CancellationToken,
+    workers: JoinSet<()>,
+    failures: mpsc::Receiver<ProcessorError>,
+}
+
+/// How many progress announcements may wait for a slow worker; missed ones do no harm.
+const PROGRESS_QUEUE: usize = 64;
+
+impl Processor {
+    /// Connects and starts one worker per lane.
+    ///
+    /// # Errors
+    /// [`ProcessorError`] if NATS or the streams are not as they must be.
+    pub async fn start(options: ProcessorOptions) -> Result<Processor, ProcessorError> {
+        let publish = Connection::connect(&options.nats, "processor publishing").await?;
+        let consume = Connection::connect(&options.nats, "processor consuming").await?;
+        let topology = Topology::load(&publish).await?;
+        let reads = ReadClient::new(&consume).await?;
+        let mut announced = ProgressReader::subscribe(&consume).await?;
+        let (progress, _) = broadcast::channel::<Progress>(PROGRESS_QUEUE);
+        let stop = CancellationToken::new();
+        let (failed, failures) = mpsc::channel(usize::from(topology.lanes) + 1);
+        let mut workers = JoinSet::new();
+        for lane in 0..topology.lanes {
+            let worker = Worker {
+                lane,
+                topology,
+                publish: publish.clone(),
+                consume: consume.clone(),
+                reads: reads.clone(),
+                progress: progress.subscribe(),
+                options: options.clone(),
+                stop: stop.clone(),
+            };
+            let failed = failed.clone();
+            workers.spawn(async move {
+                if let Err(error) = worker::run(worker).await {
+                    tracing::error!(lane, %error, "processor stops");
+                    let _ = failed.send(error).await;
+                }
+            });
+        }
+        let until = stop.clone();
+        workers.spawn(async move {
+            while let Some(Some(said)) = until.run_until_cancelled(announced.next()).await {
+                let _ = progress.send(said);
+            }
+        });
+        Ok(Processor { stop, workers, failures })
+    }
+
+    /// Resolves when the processor cannot go on.
+    pub async fn failed(&mut self) -> ProcessorError {
+        match self.failures.recv().await {
+            Some(error) => error,
+            None => ProcessorError::Worker("no worker is left".into()),
+        }
+    }
+
+    /// Publishes what is built, then stops. What is not done within the deadline is left to the
+    /// next owner; nothing is lost either way.
+    pub async fn stop(mut self, deadline: Duration) {
+        self.stop.cancel();
+        let all = async { while self.workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(deadline, all).await.is_err() {
+            tracing::warn!("the processor did not finish in time; what is left is taken over from the log");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Drives one lane's core: feeds it both logs and the storers' answers, publishes what it builds.
+
+use crate::lane::{Built, Lane, LaneOptions, Load};
+use crate::service::{ProcessorError, ProcessorOptions};
+use fieldstream_nats::{
+    BatchWriter, Connection, Log, LogMessage, LogReader, ReadClient, ReadError, Start, Topology, WriteError,
+    last_sequence,
+};
+use fieldstream_shared::cursor::Cursors;
+use fieldstream_shared::read::{Answer, AnswerBody, Checkpoint, Progress, Query, Request};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// What a lane's worker works with.
+pub(crate) struct Worker {
+    pub(crate) lane: u16,
+    pub(crate) topology: Topology,
+    pub(crate) publish: Connection,
+    pub(crate) consume: Connection,
+    pub(crate) reads: ReadClient,
+    pub(crate) progress: broadcast::Receiver<Progress>,
+    pub(crate) options: ProcessorOptions,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A storer that is starting may take this long to answer; without one, the whole log is read.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(2);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(500);
+
+type LoadResult = (u64, Result<Answer, ReadError>);
+
+pub(crate) async fn run(mut worker: Worker) -> Result<(), ProcessorError> {
+    let stop = worker.stop.clone();
+    let Some(checkpoint) = stop.run_until_cancelled(worker.checkpoint()).await else { return Ok(()) };
+    let checkpoint = checkpoint?;
+    let lanes = worker.topology.lanes;
+    let catch_up_to = last_sequence(&worker.consume, Log::Events, worker.lane).await?;
+    let start = Start {
+        sequence: checkpoint.events_sequence,
+        hash: (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash),
+    };
+    let mut lane = Lane::new(LaneOptions {
+        lane: worker.lane,
+        lanes,
+        incarnation: rand::random(),
+        registry: worker.options.registry.clone(),
+        cache_bytes_max: worker.options.cache_bytes_max / usize::from(lanes),
+        pinned_bytes_max: worker.options.pinned_bytes_max / usize::from(lanes),
+        events_sequence: checkpoint.events_sequence,
+        cursors: checkpoint.cursors,
+        catch_up_to,
+    });
+    lane.handle_progress(checkpoint.events_sequence);
+    lane.handle_owned(worker.options.partitions);
+    let events = LogReader::open(&worker.consume, Log::Events, worker.lane, start).await?;
+    worker.drive(lane, events).await
+}
+
+impl Worker {
+    /// Where reading starts: a storer's checkpoint, or the beginning of an unpurged log.
+    async fn checkpoint(&self) -> Result<Checkpoint, ProcessorError> {
+        let request = Request { lane: self.lane, min_sequence: 0, query: Query::Checkpoint };
+        let deadline = Instant::now() + CHECKPOINT_WAIT;
+        while Instant::now() < deadline {
+            if let Ok(Answer { body: AnswerBody::Checkpoint(found), .. }) =
+                self.reads.request(&request, CHECKPOINT_WAIT).await
+            {
+                let (log_id, lanes) = (self.topology.log_id, self.topology.lanes);
+                if (found.log_id, found.lanes) == (log_id, lanes) {
+                    return Ok(*found);
+                }
+                return Err(ProcessorError::OtherLog { found: found.log_id, found_lanes: found.lanes, log_id, lanes });
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        tracing::info!(lane = self.lane, "no storer answers; the event log is read from its beginning");
+        let (log_id, lanes) = (self.topology.log_id, self.topology.lanes);
+        Ok(Checkpoint { log_id, lanes, events_sequence: 0, events_hash: 0, cursors: Cursors::default() })
+    }
+
+    async fn drive(&mut self, mut lane: Lane, mut events: LogReader) -> Result<(), ProcessorError> {
+        let writer = BatchWriter::new(&self.publish, Log::Events, self.lane);
+        let mut instructions: Option<LogReader> = None;
+        let mut loads: JoinSet<LoadResult> = JoinSet::new();
+        let mut publishing: JoinSet<()> = JoinSet::new();
+        let mut tick = tokio::time::interval(TICK);
+        let begun = Instant::now();
+        loop {
+            if let Some(from) = lane.poll_read_from() {
+                let start = Start { sequence: from - 1, hash: None };
+                instructions = Some(LogReader::open(&self.consume, Log::Instructions, self.lane, start).await?);
+            }
+            while let Some(load) = lane.poll_load() {
+                loads.spawn(ask(self.reads.clone(), load));
+            }
+            if publishing.is_empty() {
+                if self.stop.is_cancelled() {
+                    return Ok(());
+                }
+                if let Some(built) = lane.poll_batch(begun.elapsed().as_millis() as u64) {
+                    publishing.spawn(publish(writer.clone(), built, self.lane));
+                }
+            }
+            tokio::select! {
+                message = events.next() => {
+                    let LogMessage { sequence, payload, .. } = message?;
+                    lane.handle_events(sequence, &payload)?;
+                }
+                message = next(&mut instructions), if lane.wants_instructions() => {
+                    let LogMessage { sequence, payload, .. } = message?;
+                    lane.handle_instructions(sequence, &payload)?;
+                }
+                Some(loaded) = loads.join_next() => match loaded {
+                    Ok((id, Ok(answer))) => lane.handle_loaded(id, answer),
+                    Ok((id, Err(error))) => {
+                        tracing::debug!(lane = self.lane, %error, "loading again");
+                        lane.handle_load_failed(id);
+                    }
+                    Err(error) => return Err(ProcessorError::Worker(error.to_string())),
+                },
+                Some(published) = publishing.join_next() => {
+                    published.map_err(|error| ProcessorError::Worker(error.to_string()))?;
+                }
+                said = self.progress.recv() => match said {
+                    Ok(said) if said.lane == self.lane && said.log_id == self.topology.log_id => {
+                        lane.handle_progress(said.sequence);
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                },
+                _ = tick.tick() => {}
+                () = self.stop.cancelled(), if publishing.is_empty() => return Ok(()),
+            }
+        }
+    }
+}
+
+async fn next(reader: &mut Option<LogReader>) -> Result<LogMessage, fieldstream_nats::LogError> {
+    match reader {
+        Some(reader) => reader.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks storers once; one that is behind says so after a while, and is asked again at once.
+async fn ask(reads: ReadClient, load: Load) -> LoadResult {
+    let answer = reads.request(&load.request, READ_TIMEOUT).await;
+    match answer {
+        Ok(Answer { body: AnswerBody::Behind, .. }) => (load.id, Err(ReadError::TimedOut(READ_TIMEOUT))),
+        Ok(answer) => (load.id, Ok(answer)),
+        Err(error) => {
+            tokio::time::sleep(RETRY).await;
+            (load.id, Err(error))
+        }
+    }
+}
+
+/// Sends the same batch until it is in. Every reader recognises a repetition.
+async fn publish(writer: BatchWriter, built: Built, lane: u16) {
+    let mut pause = RETRY;
+    loop {
+        match writer.append(built.message.clone()).await {
+            Ok(_) => return,
+            Err(WriteError::StreamFull(reason)) => {
+                tracing::error!(lane, reason, "EVENTS is full: nothing is applied until there is room");
+            }
+            Err(error) => tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
