@@ -209,10 +209,11 @@ impl Lane {
             self.roll_back(p, self.last_accepted[p.index()]);
         }
         self.cache.drop_partitions(|p| changed.contains(p));
-        // Newly owned partitions may stand before what is buffered.
+        // Newly owned partitions may stand before what is buffered. From the *accepted* cursors on:
+        // what this processor has built ahead of them may still be lost.
         self.messages.clear();
         self.messages_bytes = 0;
-        self.read_from = self.ahead_lowest().map(|position| position.sequence.max(1));
+        self.read_from = self.accepted.lowest(&self.owned).map(|position| position.sequence.max(1));
     }
 
     /// The stream sequence from which INSTRUCTIONS must be read anew, once after it changed.
@@ -549,10 +550,10 @@ struct Work {
     blocked: HashMap<Partition, Position>,
 }
 
-fn key_order(key: &Key) -> (u8, &str) {
+fn key_order(key: &Key) -> (Option<u8>, &str) {
     match key {
-        Key::Document(id) => (0, id),
-        Key::Mark(p, client) => (p.0, client),
+        Key::Document(id) => (None, id),
+        Key::Mark(p, client) => (Some(p.0), client),
     }
 }
 
