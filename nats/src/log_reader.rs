@@ -91,6 +91,12 @@ pub struct LogReader {
     retry: Duration,
 }
 
+impl std::fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogReader").field("log", &self.log).field("lane", &self.lane).field("last", &self.last).finish()
+    }
+}
+
 enum Step {
     Message(LogMessage),
     Nothing,

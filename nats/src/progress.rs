@@ -18,6 +18,7 @@ pub async fn publish_progress(connection: &Connection, progress: &Progress) {
 }
 
 /// Hears the announcements of all storers.
+#[derive(Debug)]
 pub struct ProgressReader {
     subscriber: Subscriber,
 }

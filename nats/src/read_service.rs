@@ -31,7 +31,7 @@ pub enum ReadError {
     Malformed(#[from] DecodeError),
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Waiting {
     parts: Vec<(u32, Bytes)>,
     of: Option<u32>,
@@ -41,7 +41,7 @@ struct Waiting {
 type Calls = Arc<Mutex<HashMap<u64, Waiting>>>;
 
 /// Asks storers. Cheap to clone; all clones share one subscription for answers.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct ReadClient {
     connection: Connection,
     inbox: Arc<str>,
@@ -148,6 +148,7 @@ fn part_of(headers: Option<&HeaderMap>) -> (u32, u32) {
 }
 
 /// Receives requests, as one storer of the queue group.
+#[derive(Debug)]
 pub struct ReadServer {
     connection: Connection,
     subscriber: Subscriber,
@@ -182,6 +183,7 @@ impl ReadServer {
 }
 
 /// A request that waits for its answer.
+#[derive(Debug)]
 pub struct ReadCall {
     /// What is asked.
     pub request: Request,
