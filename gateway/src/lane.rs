@@ -1,0 +1,318 @@
+//! The queue of one lane's log: records collect here while a batch is in flight.
+//!
+//! Self-clocked, without timers: when the batch in flight is acknowledged, everything collected
+//! meanwhile becomes the next. A lone record leaves at once; under load batches grow by themselves.
+//! The same batch, byte for byte, is sent again until it is in. Pure: the writer task moves it.
+
+use crate::mailbox::{Closing, Mailbox, Wakes, frame};
+use bytes::Bytes;
+use fieldstream_shared::code::Code;
+use fieldstream_shared::frame::FromServer;
+use fieldstream_shared::outcome::AckLevel;
+use fieldstream_shared::record::BatchBuilder;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The first pause after a failed attempt; it doubles up to [`RETRY_MS_MAX`].
+const RETRY_MS_MIN: u64 = 25;
+const RETRY_MS_MAX: u64 = 1_000;
+
+/// Whose record it is.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
+    /// Its client wants to know when it is logged.
+    pub(crate) tell_logged: bool,
+}
+
+#[derive(Debug, Default)]
+struct Collected {
+    records: BatchBuilder,
+    origins: Vec<Origin>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    record_bytes: usize,
+    origins: Vec<Origin>,
+    since_ms: u64,
+    attempts: u32,
+}
+
+/// Bounds of the queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueLimits {
+    pub(crate) bytes_max: usize,
+    pub(crate) outage_after_ms: u64,
+    pub(crate) batch_age_max_ms: u64,
+    pub(crate) retry_after_ms: u64,
+}
+
+/// What to do after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterFailure {
+    /// Send the same batch again after so many milliseconds.
+    RetryIn(u64),
+    /// The batch is too old and was given up; its sessions have been closed before.
+    GivenUp,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct LaneQueue {
+    limits: QueueLimits,
+    closed: VecDeque<Collected>,
+    open: Collected,
+    /// Record bytes, those in flight included.
+    bytes: usize,
+    flight: Option<Flight>,
+    paused: Vec<Arc<Mailbox>>,
+    is_full: bool,
+    outage: bool,
+}
+
+impl LaneQueue {
+    pub(crate) fn new(limits: QueueLimits) -> LaneQueue {
+        LaneQueue {
+            limits,
+            closed: VecDeque::new(),
+            open: Collected::default(),
+            bytes: 0,
+            flight: None,
+            paused: Vec::new(),
+            is_full: false,
+            outage: false,
+        }
+    }
+
+    /// Takes a record. True if the writer must be woken. A full queue takes it all the same, and
+    /// stops its session; in an outage the session is closed, for the client to come again.
+    pub(crate) fn append(&mut self, record: &[u8], origin: Origin, wakes: &mut Wakes) -> bool {
+        if self.outage {
+            wakes.post(&origin.mailbox, |inbound| inbound.close(self.outage_closing()));
+            return false;
+        }
+        if self.open.records.is_full() {
+            self.closed.push_back(std::mem::take(&mut self.open));
+        }
+        let before = self.open.records.bytes();
+        self.open.records.push(record);
+        self.bytes += self.open.records.bytes() - before;
+        self.is_full |= self.bytes > self.limits.bytes_max;
+        if self.is_full {
+            self.pause(&origin.mailbox, wakes);
+        }
+        self.open.origins.push(origin);
+        self.flight.is_none()
+    }
+
+    fn pause(&mut self, mailbox: &Arc<Mailbox>, wakes: &mut Wakes) {
+        let pause = FromServer::Pause { retry_after_ms: self.limits.retry_after_ms };
+        wakes.post(mailbox, |inbound| {
+            if !std::mem::replace(&mut inbound.paused, true) {
+                inbound.outbox.keep(frame(&pause));
+            }
+        });
+        self.paused.push(Arc::clone(mailbox));
+    }
+
+    /// The next batch, if none is in flight and something was collected.
+    pub(crate) fn take_batch(&mut self, now_ms: u64) -> Option<Bytes> {
+        if self.flight.is_some() || self.is_empty() {
+            return None;
+        }
+        let Collected { records, origins } = self.closed.pop_front().unwrap_or_else(|| std::mem::take(&mut self.open));
+        let record_bytes = records.bytes();
+        let message = Bytes::from(records.finish());
+        self.flight = Some(Flight { record_bytes, origins, since_ms: now_ms, attempts: 0 });
+        Some(message)
+    }
+
+    /// The batch in flight is in the log.
+    pub(crate) fn acknowledged(&mut self, wakes: &mut Wakes) {
+        let Some(flight) = self.flight.take() else { return };
+        self.outage = false;
+        for origin in flight.origins.iter().filter(|origin| origin.tell_logged) {
+            wakes.post(&origin.mailbox, |inbound| {
+                if inbound.numbers.logged(origin.epoch, origin.number) {
+                    inbound.outcome(origin.epoch, origin.number, AckLevel::Logged, None);
+                }
+            });
+        }
+        self.landed(flight.record_bytes, wakes);
+    }
+
+    fn landed(&mut self, record_bytes: usize, wakes: &mut Wakes) {
+        self.bytes -= record_bytes;
+        if self.is_full && self.bytes * 2 <= self.limits.bytes_max {
+            self.is_full = false;
+            let resume = frame(&FromServer::Resume);
+            for mailbox in self.paused.drain(..) {
+                wakes.post(&mailbox, |inbound| {
+                    if std::mem::replace(&mut inbound.paused, false) {
+                        inbound.outbox.keep(resume.clone());
+                    }
+                });
+            }
+        }
+    }
+
+    /// An attempt failed. After a while that is an outage: the sessions concerned are closed, and
+    /// what was never sent is dropped; the batch in flight, which may be in the log, stays.
+    pub(crate) fn failed(&mut self, now_ms: u64, wakes: &mut Wakes) -> AfterFailure {
+        let Some(flight) = &mut self.flight else { return AfterFailure::GivenUp };
+        let age_ms = now_ms.saturating_sub(flight.since_ms);
+        flight.attempts += 1;
+        let retry_ms = RETRY_MS_MIN << flight.attempts.min(6);
+        if age_ms >= self.limits.outage_after_ms && !self.outage {
+            self.begin_outage(wakes);
+        }
+        if age_ms >= self.limits.batch_age_max_ms {
+            let record_bytes = self.flight.take().map_or(0, |flight| flight.record_bytes);
+            // Somebody must try again to find out that the log is back.
+            self.outage = false;
+            self.landed(record_bytes, wakes);
+            return AfterFailure::GivenUp;
+        }
+        AfterFailure::RetryIn(retry_ms.min(RETRY_MS_MAX))
+    }
+
+    fn begin_outage(&mut self, wakes: &mut Wakes) {
+        self.outage = true;
+        let closing = self.outage_closing();
+        let flying = self.flight.iter().flat_map(|flight| &flight.origins);
+        let waiting = self.closed.iter().chain(Some(&self.open)).flat_map(|collected| &collected.origins);
+        for origin in flying.chain(waiting) {
+            wakes.post(&origin.mailbox, |inbound| inbound.close(closing.clone()));
+        }
+        self.closed.clear();
+        self.open = Collected::default();
+        self.bytes = self.flight.as_ref().map_or(0, |flight| flight.record_bytes);
+        self.landed(0, wakes);
+    }
+
+    fn outage_closing(&self) -> Closing {
+        Closing {
+            code: Code::OUTAGE,
+            reason: "the log cannot be written at present".to_owned(),
+            retry_after_ms: self.limits.retry_after_ms,
+        }
+    }
+
+    /// Why new sessions are sent away, if they are.
+    pub(crate) fn outage(&self) -> Option<Closing> {
+        self.outage.then(|| self.outage_closing())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.closed.is_empty() && self.open.records.is_empty()
+    }
+
+    /// Nothing waits and nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flight.is_none() && self.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fieldstream_shared::limits::BATCH_RECORDS_MAX;
+    use fieldstream_shared::record::decode_batch;
+
+    const LIMITS: QueueLimits =
+        QueueLimits { bytes_max: 100, outage_after_ms: 30_000, batch_age_max_ms: 600_000, retry_after_ms: 2_000 };
+
+    fn mailbox(id: u64) -> Arc<Mailbox> {
+        Mailbox::new(id, 1 << 20)
+    }
+
+    fn append(queue: &mut LaneQueue, mailbox: &Arc<Mailbox>, number: u64, bytes: usize) {
+        mailbox.lock().numbers.sent(number, 1, AckLevel::Logged);
+        let origin = Origin { mailbox: Arc::clone(mailbox), epoch: 0, number, tell_logged: true };
+        queue.append(&vec![7; bytes], origin, &mut Wakes::default());
+    }
+
+    fn count(message: &[u8]) -> usize {
+        decode_batch(message).unwrap().len()
+    }
+
+    #[test]
+    fn one_batch_is_in_flight_and_what_collects_becomes_the_next() {
+        let mut queue = LaneQueue::new(QueueLimits { bytes_max: 1 << 20, ..LIMITS });
+        let m = mailbox(1);
+        append(&mut queue, &m, 1, 5);
+        let first = queue.take_batch(0).unwrap();
+        assert_eq!(count(&first), 1);
+        append(&mut queue, &m, 2, 5);
+        append(&mut queue, &m, 3, 5);
+        assert_eq!(queue.take_batch(1), None, "one at a time");
+        queue.acknowledged(&mut Wakes::default());
+        assert_eq!(count(&queue.take_batch(2).unwrap()), 2);
+        queue.acknowledged(&mut Wakes::default());
+        assert!(queue.is_idle() && m.lock().numbers.is_empty());
+        assert_eq!(queue.bytes, 0);
+    }
+
+    #[test]
+    fn batches_close_at_their_limit() {
+        let mut queue = LaneQueue::new(QueueLimits { bytes_max: 1 << 20, ..LIMITS });
+        let m = mailbox(1);
+        let origin = |number| Origin { mailbox: Arc::clone(&m), epoch: 0, number, tell_logged: false };
+        for number in 0..BATCH_RECORDS_MAX as u64 + 1 {
+            queue.append(&[1], origin(number), &mut Wakes::default());
+        }
+        assert_eq!(count(&queue.take_batch(0).unwrap()), BATCH_RECORDS_MAX);
+        queue.acknowledged(&mut Wakes::default());
+        assert_eq!(count(&queue.take_batch(0).unwrap()), 1);
+    }
+
+    #[test]
+    fn a_full_queue_pauses_and_a_drained_one_resumes() {
+        let mut queue = LaneQueue::new(LIMITS);
+        let (a, b) = (mailbox(1), mailbox(2));
+        append(&mut queue, &a, 1, 60);
+        queue.take_batch(0).unwrap();
+        append(&mut queue, &b, 1, 60);
+        assert!(!a.lock().paused && b.lock().paused);
+        queue.acknowledged(&mut Wakes::default());
+        assert!(b.lock().paused, "60 of 100 are still there");
+        queue.take_batch(0).unwrap();
+        queue.acknowledged(&mut Wakes::default());
+        assert!(!b.lock().paused);
+    }
+
+    #[test]
+    fn an_outage_closes_sessions_but_keeps_the_batch_that_may_be_in() {
+        let mut queue = LaneQueue::new(LIMITS);
+        let (a, b, late) = (mailbox(1), mailbox(2), mailbox(3));
+        append(&mut queue, &a, 1, 10);
+        queue.take_batch(0).unwrap();
+        append(&mut queue, &b, 1, 10);
+        let wakes = &mut Wakes::default();
+        assert!(matches!(queue.failed(10, wakes), AfterFailure::RetryIn(50)));
+        assert!(a.lock().closing().is_none());
+        assert!(matches!(queue.failed(30_000, wakes), AfterFailure::RetryIn(_)));
+        for m in [&a, &b] {
+            assert_eq!(m.lock().closing().unwrap().code, Code::OUTAGE);
+        }
+        append(&mut queue, &late, 1, 10);
+        assert!(late.lock().closing().is_some() && queue.outage().is_some());
+        assert!(queue.flight.is_some());
+        assert_eq!(queue.failed(600_000, wakes), AfterFailure::GivenUp);
+        assert!(queue.is_idle() && queue.outage().is_none(), "the next one tries again");
+    }
+
+    #[test]
+    fn an_outage_ends_with_the_next_acknowledgement() {
+        let mut queue = LaneQueue::new(LIMITS);
+        let a = mailbox(1);
+        append(&mut queue, &a, 1, 10);
+        queue.take_batch(0).unwrap();
+        queue.failed(40_000, &mut Wakes::default());
+        queue.acknowledged(&mut Wakes::default());
+        assert!(queue.outage().is_none());
+    }
+}

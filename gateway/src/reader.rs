@@ -1,0 +1,89 @@
+//! The tasks that read EVENTS and the storers' progress into the hub.
+
+use crate::error::GatewayError;
+use crate::shared::Shared;
+use fieldstream_nats::{LogReader, ProgressReader, ReadClient, Start, Topology};
+use fieldstream_shared::cursor::Cursors;
+use fieldstream_shared::read::{AnswerBody, Query, Request};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long to ask for a storer's checkpoint before the log is read from its beginning.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(1);
+
+/// Where a lane's reader begins.
+#[derive(Debug)]
+pub(crate) struct ReadFrom {
+    pub(crate) start: Start,
+    pub(crate) cursors: Cursors,
+}
+
+/// Asks for a storer's checkpoint; without one, the beginning of the log.
+pub(crate) async fn read_from(reads: &ReadClient, topology: &Topology, lane: u16) -> Result<ReadFrom, GatewayError> {
+    let request = Request { lane, min_sequence: 0, query: Query::Checkpoint };
+    let deadline = Instant::now() + CHECKPOINT_WAIT;
+    while Instant::now() < deadline {
+        match reads.request(&request, CHECKPOINT_WAIT / 4).await {
+            Ok(answer) => {
+                if let AnswerBody::Checkpoint(checkpoint) = answer.body {
+                    if (checkpoint.log_id, checkpoint.lanes) != (topology.log_id, topology.lanes) {
+                        return Err(GatewayError::OtherLog {
+                            found: checkpoint.log_id,
+                            found_lanes: checkpoint.lanes,
+                            wanted: topology.log_id,
+                            wanted_lanes: topology.lanes,
+                        });
+                    }
+                    let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
+                    let start = Start { sequence: checkpoint.events_sequence, hash };
+                    return Ok(ReadFrom { start, cursors: checkpoint.cursors });
+                }
+            }
+            Err(error) => tracing::debug!(lane, %error, "no checkpoint yet"),
+        }
+        sleep(CHECKPOINT_WAIT / 10).await;
+    }
+    tracing::info!(lane, "no storer has a checkpoint; reading the events log from its beginning");
+    Ok(ReadFrom { start: Start { sequence: 0, hash: None }, cursors: Cursors::default() })
+}
+
+/// Reads one lane's EVENTS until the gateway stops or the log cannot be read on.
+pub(crate) async fn read_lane(shared: Arc<Shared>, lane: u16, reader: LogReader) {
+    tokio::select! {
+        () = shared.stopped.cancelled() => {}
+        error = read(&shared, lane, reader) => shared.fail(error),
+    }
+}
+
+async fn read(shared: &Shared, lane: u16, mut reader: LogReader) -> GatewayError {
+    let this = &shared.lanes[usize::from(lane)];
+    loop {
+        let message = match reader.next().await {
+            Ok(message) => message,
+            Err(error) => return error.into(),
+        };
+        let result = this.step(|hub, effects| {
+            let clients = shared.clients.read().unwrap_or_else(PoisonError::into_inner);
+            hub.handle_batch(message.sequence, &message.payload, &clients, effects)
+        });
+        if let Err(error) = result {
+            return GatewayError::Undecodable { lane, sequence: message.sequence, reason: error.to_string() };
+        }
+    }
+}
+
+/// Follows the storers' progress until the gateway stops.
+pub(crate) async fn read_progress(shared: Arc<Shared>, mut reader: ProgressReader) {
+    let follow = async {
+        while let Some(progress) = reader.next().await {
+            if let Some(lane) = shared.lanes.get(usize::from(progress.lane)) {
+                lane.step(|hub, effects| hub.handle_progress(&progress, effects));
+            }
+        }
+    };
+    tokio::select! {
+        () = shared.stopped.cancelled() => {}
+        () = follow => shared.fail(GatewayError::Ended("the storers' progress")),
+    }
+}

@@ -1,0 +1,239 @@
+//! The tasks that put questions to the storers: loads of watched documents, GET, LIST and SYNC.
+
+use crate::hub::{Load, SyncWait};
+use crate::mailbox::{Mailbox, frame};
+use crate::shared::{Lane, Shared};
+use crate::tokens::Rights;
+use bytes::Bytes;
+use fieldstream_nats::{Log, ReadError, last_sequence};
+use fieldstream_shared::code::Code;
+use fieldstream_shared::frame::{FromServer, encode_document};
+use fieldstream_shared::ids::DocumentId;
+use fieldstream_shared::limits::{FRAME_BYTES_MAX, LIST_PAGE_MAX};
+use fieldstream_shared::read::{Answer, AnswerBody, Listed, Query, Request};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+/// Documents in one question; keeps one answer to some MiB even if each is large.
+const LOADS_PER_REQUEST: usize = 64;
+/// Questions of one lane at once.
+const REQUESTS_AT_ONCE: usize = 4;
+/// After a question without answer.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Loads what a lane's hub wants, until the gateway stops. Like every writer, it collects while
+/// questions are open: a storm of watches becomes few questions.
+pub(crate) async fn load_lane(shared: Arc<Shared>, lane: u16) {
+    let places = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
+    let work = async {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let mut loads = shared.lanes[usize::from(lane)].take_loads(LOADS_PER_REQUEST);
+            if loads.is_empty() {
+                drop(place);
+                shared.lanes[usize::from(lane)].loads_wanted.notified().await;
+                continue;
+            }
+            let histories: Vec<Load> = loads.extract_if(.., |load| load.history.is_some()).collect();
+            let shared = Arc::clone(&shared);
+            let tasks = shared.tasks.clone();
+            tasks.spawn(async move {
+                let _place = place;
+                let stopped = shared.stopped.clone();
+                let answered = async {
+                    load_documents(&shared, lane, loads).await;
+                    for load in histories {
+                        load_history(&shared, lane, load).await;
+                    }
+                };
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = answered => {}
+                }
+            });
+        }
+    };
+    tokio::select! {
+        () = shared.stopped.cancelled() => {}
+        () = work => {}
+    }
+}
+
+async fn load_documents(shared: &Shared, lane: u16, mut loads: Vec<Load>) {
+    let this = &shared.lanes[usize::from(lane)];
+    this.step(|hub, _| loads.retain(|load| hub.is_wanted(load)));
+    let Some(min_sequence) = loads.iter().map(|load| load.min_sequence).max() else { return };
+    let documents = loads.iter().map(|load| load.document.clone()).collect();
+    let query = Query::GetMany { documents, marks: Vec::new() };
+    match ask(shared, lane, min_sequence, query).await {
+        Ok(Answer { sequence, body: AnswerBody::Values { documents, .. } }) if documents.len() == loads.len() => {
+            this.step(|hub, effects| {
+                for (load, document) in loads.iter().zip(documents) {
+                    hub.loaded(load.key, sequence, document, effects);
+                }
+            });
+        }
+        other => {
+            // Whoever watches waits until a storer is there again.
+            tracing::debug!(lane, answer = ?other.map(|a| a.sequence), "watched documents are not loaded yet");
+            sleep(RETRY_AFTER).await;
+            this.ask(loads);
+        }
+    }
+}
+
+async fn load_history(shared: &Shared, lane: u16, load: Load) {
+    let Some((session, from)) = load.history else { return };
+    let bytes_max = shared.limits.history_bytes_max as u64;
+    let query = Query::History { document: load.document.clone(), from, bytes_max };
+    let entries = match ask(shared, lane, load.min_sequence, query).await {
+        Ok(Answer { body: AnswerBody::History(entries), .. }) => entries,
+        // Then a snapshot it is: the document itself is at hand.
+        _ => Vec::new(),
+    };
+    shared.lanes[usize::from(lane)].step(|hub, effects| hub.history(load.key, session, &entries, effects));
+}
+
+async fn ask(shared: &Shared, lane: u16, min_sequence: u64, query: Query) -> Result<Answer, ReadError> {
+    shared.reads.request(&Request { lane, min_sequence, query }, shared.limits.read_timeout).await
+}
+
+/// Answers GET: from the hub if the document is at hand there, else by asking a storer.
+pub(crate) fn get(shared: &Arc<Shared>, mailbox: &Arc<Mailbox>, request: u64, document: DocumentId) {
+    let lane = shared.lane_of(&document);
+    let (at_hand, min_sequence) = lane.step(|hub, _| {
+        let frames = hub.document(&document).map(|found| {
+            let mut out = Vec::new();
+            encode_document(Some(request), &document, found, &mut out);
+            Bytes::from(out)
+        });
+        (frames, hub.sequence())
+    });
+    if let Some(frames) = at_hand {
+        mailbox.post(|inbound| inbound.outbox.keep(frames));
+        return;
+    }
+    answer_later(shared, mailbox, move |shared| async move {
+        let lane = fieldstream_shared::partition::Partition::of(&document).lane(shared.topology.lanes);
+        let query = Query::GetMany { documents: vec![document.clone()], marks: Vec::new() };
+        match ask(&shared, lane, min_sequence, query).await {
+            Ok(Answer { body: AnswerBody::Values { documents, .. }, .. }) if documents.len() == 1 => {
+                let mut out = Vec::new();
+                documents.iter().for_each(|found| encode_document(Some(request), &document, found, &mut out));
+                Bytes::from(out)
+            }
+            _ => frame(&FromServer::Refused { request, document: &document, code: Code::UNAVAILABLE }),
+        }
+    });
+}
+
+/// A LIST as the client asked it.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) request: u64,
+    pub(crate) prefix: String,
+    pub(crate) after: String,
+    pub(crate) limit: usize,
+}
+
+/// Answers LIST with what the client may read.
+pub(crate) fn list(shared: &Arc<Shared>, mailbox: &Arc<Mailbox>, rights: Rights, listing: Listing) {
+    answer_later(shared, mailbox, move |shared| async move {
+        let request = listing.request;
+        match list_readable(&shared, &rights, listing).await {
+            Some(documents) => frame(&FromServer::Listed { request, documents }),
+            None => frame(&FromServer::Refused { request, document: "", code: Code::UNAVAILABLE }),
+        }
+    });
+}
+
+async fn list_readable(shared: &Shared, rights: &Rights, listing: Listing) -> Option<Vec<Listed>> {
+    // A page must fit a frame, and the storers answer for pages of at most this.
+    const LINE_BYTES_MAX: usize = fieldstream_shared::limits::DOCUMENT_ID_BYTES_MAX + 48;
+    const _: () = assert!(LIST_PAGE_MAX * LINE_BYTES_MAX < FRAME_BYTES_MAX);
+    let limit = listing.limit.min(LIST_PAGE_MAX);
+    let deadline = Instant::now() + shared.limits.read_timeout;
+    let mut documents: Vec<Listed> = Vec::new();
+    for prefix in rights.readable_below(&listing.prefix) {
+        let mut after = listing.after.clone();
+        while documents.len() < limit {
+            if Instant::now() > deadline {
+                return None;
+            }
+            let query = Query::List { prefix: prefix.clone(), after: after.clone(), limit: limit as u64 };
+            let min_sequence = shared.lanes.first()?.step(|hub, _| hub.sequence());
+            let Ok(Answer { body: AnswerBody::List(page), .. }) = ask(shared, 0, min_sequence, query).await else {
+                return None;
+            };
+            let is_last = page.len() < limit;
+            let Some(last) = page.last() else { break };
+            after = last.document.as_str().to_owned();
+            documents.extend(page.into_iter().filter(|listed| rights.may_read(&listed.document)));
+            if is_last {
+                break;
+            }
+        }
+    }
+    documents.truncate(limit);
+    Some(documents)
+}
+
+/// Answers a request of a session from a task of its own. The session reads no further frames
+/// while too many of these are open.
+fn answer_later<F>(shared: &Arc<Shared>, mailbox: &Arc<Mailbox>, answer: impl FnOnce(Arc<Shared>) -> F)
+where
+    F: Future<Output = Bytes> + Send + 'static,
+{
+    mailbox.lock().requests_open += 1;
+    let (mailbox, stopped) = (Arc::clone(mailbox), shared.stopped.clone());
+    let answer = answer(Arc::clone(shared));
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            frames = answer => mailbox.post(|inbound| {
+                inbound.outbox.keep(frames);
+                inbound.requests_open = inbound.requests_open.saturating_sub(1);
+            }),
+        }
+    });
+}
+
+/// Places SYNCs until the gateway stops: each waits, lane by lane, until the storers have
+/// everything the log had when it was asked. The log itself is asked, because what the client was
+/// told through another gateway may be ahead of what this one has read.
+pub(crate) async fn place_syncs(shared: Arc<Shared>) {
+    let work = async {
+        loop {
+            let syncs = shared.take_syncs();
+            if syncs.is_empty() {
+                shared.syncs_wanted.notified().await;
+                continue;
+            }
+            let lanes = shared.lanes.len();
+            let waits: Vec<_> =
+                syncs.into_iter().map(|(mailbox, request)| SyncWait::new(mailbox, request, lanes)).collect();
+            for (lane, this) in (0..).zip(&shared.lanes) {
+                let sequence = last_event(&shared, lane, this).await;
+                this.step(|hub, effects| {
+                    waits.iter().for_each(|wait| hub.wait_stored(sequence, Arc::clone(wait), effects));
+                });
+            }
+        }
+    };
+    tokio::select! {
+        () = shared.stopped.cancelled() => {}
+        () = work => {}
+    }
+}
+
+async fn last_event(shared: &Shared, lane: u16, this: &Lane) -> u64 {
+    loop {
+        match last_sequence(&shared.consuming, Log::Events, lane).await {
+            Ok(last) => return last.max(this.step(|hub, _| hub.sequence())),
+            Err(error) => tracing::debug!(lane, %error, "the end of the events log is not known yet"),
+        }
+        sleep(RETRY_AFTER).await;
+    }
+}

@@ -1,0 +1,231 @@
+//! What the tasks of one gateway share.
+
+use crate::error::GatewayError;
+use crate::hub::{Clients, Effects, LaneHub, Load};
+use crate::lane::{LaneQueue, Origin};
+use crate::mailbox::{Closing, Mailbox, SessionId, Wakes};
+use crate::options::GatewayLimits;
+use crate::session::Rules;
+use crate::tokens::TokenPolicy;
+use fieldstream_nats::{Connection, ReadClient, Topology};
+use fieldstream_shared::ids::DocumentId;
+use fieldstream_shared::partition::Partition;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// One lane of the log.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    hub: Mutex<LaneHub>,
+    queue: Mutex<LaneQueue>,
+    /// The queue has something for its writer.
+    pub(crate) work: Notify,
+    loads: Mutex<VecDeque<Load>>,
+    /// There are questions for the storers.
+    pub(crate) loads_wanted: Notify,
+}
+
+/// Locks of this module guard plain data that is whole between any two statements, so one left
+/// behind by a panic is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lane {
+    pub(crate) fn new(hub: LaneHub, queue: LaneQueue) -> Lane {
+        Lane {
+            hub: Mutex::new(hub),
+            queue: Mutex::new(queue),
+            work: Notify::new(),
+            loads: Mutex::new(VecDeque::new()),
+            loads_wanted: Notify::new(),
+        }
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, LaneQueue> {
+        lock(&self.queue)
+    }
+
+    /// Takes a step of the hub and does what it calls for.
+    pub(crate) fn step<R>(&self, step: impl FnOnce(&mut LaneHub, &mut Effects) -> R) -> R {
+        let mut effects = Effects::default();
+        let result = step(&mut lock(&self.hub), &mut effects);
+        let Effects { wakes, loads } = effects;
+        drop(wakes);
+        if !loads.is_empty() {
+            self.ask(loads);
+        }
+        result
+    }
+
+    /// Puts questions to the storers. At most one per watched document and one per watcher is
+    /// ever open, so the queue is bounded by the watches.
+    pub(crate) fn ask(&self, loads: impl IntoIterator<Item = Load>) {
+        lock(&self.loads).extend(loads);
+        self.loads_wanted.notify_one();
+    }
+
+    pub(crate) fn take_loads(&self, max: usize) -> Vec<Load> {
+        let mut loads = lock(&self.loads);
+        let n = loads.len().min(max);
+        loads.drain(..n).collect()
+    }
+
+    /// Appends a record to the queue.
+    pub(crate) fn append(&self, record: &[u8], origin: Origin) {
+        let mut wakes = Wakes::default();
+        if self.queue().append(record, origin, &mut wakes) {
+            self.work.notify_one();
+        }
+    }
+}
+
+/// What the tasks of one gateway share.
+pub(crate) struct Shared {
+    pub(crate) limits: GatewayLimits,
+    pub(crate) topology: Topology,
+    pub(crate) tokens: TokenPolicy,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) reads: ReadClient,
+    /// The connection that consumes; publishing has its own.
+    pub(crate) consuming: Connection,
+    pub(crate) clients: RwLock<Clients>,
+    sessions: Mutex<HashMap<SessionId, Arc<Mailbox>>>,
+    next_session: AtomicU64,
+    /// SYNCs that are to be placed.
+    pub(crate) syncs: Mutex<Vec<(Arc<Mailbox>, u64)>>,
+    pub(crate) syncs_wanted: Notify,
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) arrivals: Arc<Semaphore>,
+    draining: AtomicBool,
+    started: Instant,
+    fatal: mpsc::Sender<GatewayError>,
+    /// No new connections.
+    pub(crate) closed: CancellationToken,
+    /// Everything ends.
+    pub(crate) stopped: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("topology", &self.topology).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        limits: GatewayLimits,
+        tokens: TokenPolicy,
+        topology: Topology,
+        lanes: Vec<Lane>,
+        (reads, consuming): (ReadClient, Connection),
+        fatal: mpsc::Sender<GatewayError>,
+    ) -> Shared {
+        Shared {
+            places: Arc::new(Semaphore::new(limits.connections_max)),
+            arrivals: Arc::new(Semaphore::new(limits.arrivals_max)),
+            limits,
+            topology,
+            tokens,
+            lanes,
+            reads,
+            consuming,
+            clients: RwLock::default(),
+            sessions: Mutex::default(),
+            next_session: AtomicU64::new(1),
+            syncs: Mutex::default(),
+            syncs_wanted: Notify::new(),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            fatal,
+            closed: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Milliseconds since the start.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    pub(crate) fn instant(&self, ms: u64) -> Instant {
+        // A century from now is never.
+        self.started + std::time::Duration::from_millis(ms.min(100 * 365 * 86_400_000))
+    }
+
+    pub(crate) fn lane_of(&self, document: &DocumentId) -> &Lane {
+        self.lane(Partition::of(document))
+    }
+
+    pub(crate) fn lane(&self, partition: Partition) -> &Lane {
+        &self.lanes[usize::from(partition.lane(self.topology.lanes))]
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        let limits = &self.limits;
+        Rules {
+            hello_ms: limits.hello_timeout.as_millis() as u64,
+            frame_ms: limits.frame_timeout.as_millis() as u64,
+            keepalive_ms: limits.keepalive.as_millis() as u64,
+            window: limits.window.min(fieldstream_shared::limits::NUMBER_WINDOW),
+            watches_max: limits.watches_max.min(fieldstream_shared::limits::WATCHES_MAX),
+        }
+    }
+
+    /// Something happened after which the gateway must not go on.
+    pub(crate) fn fail(&self, error: GatewayError) {
+        tracing::error!(%error, "the gateway cannot go on");
+        // The first reason counts; when the channel is full there is one.
+        let _ = self.fatal.try_send(error);
+    }
+
+    /// A new session's mailbox, in the register until [`Shared::leave`].
+    pub(crate) fn enter(&self) -> Arc<Mailbox> {
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let mailbox = Mailbox::new(id, self.limits.outbox_bytes_max);
+        lock(&self.sessions).insert(id, Arc::clone(&mailbox));
+        mailbox
+    }
+
+    pub(crate) fn leave(&self, mailbox: &Mailbox) {
+        lock(&self.sessions).remove(&mailbox.id);
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<Arc<Mailbox>> {
+        lock(&self.sessions).values().cloned().collect()
+    }
+
+    pub(crate) fn add_sync(&self, mailbox: Arc<Mailbox>, request: u64) {
+        lock(&self.syncs).push((mailbox, request));
+        self.syncs_wanted.notify_one();
+    }
+
+    pub(crate) fn take_syncs(&self) -> Vec<(Arc<Mailbox>, u64)> {
+        std::mem::take(&mut lock(&self.syncs))
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Why new sessions are sent away at present, if they are.
+    pub(crate) fn turned_away(&self) -> Option<Closing> {
+        if self.draining.load(Ordering::Acquire) {
+            return Some(Closing::new(fieldstream_shared::code::Code::SHUTTING_DOWN, "the server is stopping"));
+        }
+        self.lanes.iter().find_map(|lane| lane.queue().outage())
+    }
+}
+
+/// Microseconds since the Unix epoch.
+pub(crate) fn wall_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}

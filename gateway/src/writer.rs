@@ -1,0 +1,85 @@
+//! The task that writes one lane's batches to INSTRUCTIONS.
+
+use crate::error::GatewayError;
+use crate::lane::AfterFailure;
+use crate::mailbox::Wakes;
+use crate::shared::Shared;
+use bytes::Bytes;
+use fieldstream_nats::{BatchWriter, Connection, Log, last_sequence};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Writes until the gateway stops or the log is found to be damaged.
+pub(crate) async fn write_lane(shared: Arc<Shared>, lane: u16, connection: Connection) {
+    let writer = BatchWriter::new(&connection, Log::Instructions, lane);
+    let work = async {
+        loop {
+            let batch = shared.lanes[usize::from(lane)].queue().take_batch(shared.now_ms());
+            match batch {
+                Some(batch) => land(&shared, lane, &connection, &writer, batch).await?,
+                None => shared.lanes[usize::from(lane)].work.notified().await,
+            }
+        }
+    };
+    let result: Result<(), GatewayError> = tokio::select! {
+        () = shared.stopped.cancelled() => Ok(()),
+        result = work => result,
+    };
+    if let Err(error) = result {
+        shared.fail(error);
+    }
+}
+
+/// Sends one batch until it is in the log or must be given up.
+async fn land(
+    shared: &Shared,
+    lane: u16,
+    connection: &Connection,
+    writer: &BatchWriter,
+    batch: Bytes,
+) -> Result<(), GatewayError> {
+    let this = &shared.lanes[usize::from(lane)];
+    let mut must_look = false;
+    loop {
+        // Taken before the attempt: what the log gives a new message lies above it.
+        let known = this.step(|hub, _| hub.highest_cursor());
+        let failure = if must_look && let Err(error) = look(connection, lane, known).await? {
+            error
+        } else {
+            match writer.append(batch.clone()).await {
+                Ok(last) if last <= known => return Err(GatewayError::WentBackwards { lane, last, known }),
+                Ok(_) => {
+                    // Dropped after the queue's lock, and that is when the sessions are woken.
+                    let mut wakes = Wakes::default();
+                    this.queue().acknowledged(&mut wakes);
+                    return Ok(());
+                }
+                Err(error) => error.to_string(),
+            }
+        };
+        must_look = true;
+        let mut wakes = Wakes::default();
+        let after = this.queue().failed(shared.now_ms(), &mut wakes);
+        drop(wakes);
+        match after {
+            AfterFailure::RetryIn(ms) => {
+                tracing::warn!(lane, reason = %failure, retry_ms = ms, "instructions could not be logged yet");
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+            }
+            AfterFailure::GivenUp => {
+                tracing::error!(lane, reason = %failure, "a batch of instructions was given up; its clients send again");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Looks whether the log still has everything that events speak of. The inner error is a failure
+/// to find out.
+pub(crate) async fn look(connection: &Connection, lane: u16, known: u64) -> Result<Result<(), String>, GatewayError> {
+    match last_sequence(connection, Log::Instructions, lane).await {
+        Ok(last) if last < known => Err(GatewayError::WentBackwards { lane, last, known }),
+        Ok(_) => Ok(Ok(())),
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
