@@ -47,6 +47,17 @@ pub struct ReadClient {
     inbox: Arc<str>,
     calls: Calls,
     next: Arc<AtomicU64>,
+    _collector: Arc<AbortOnDrop>,
+}
+
+/// Ends the task that collects answers with the last client: it would hold the connection open.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl ReadClient {
@@ -59,9 +70,8 @@ impl ReadClient {
         let subscriber = connection.client.subscribe(format!("{inbox}.*")).await;
         let subscriber = subscriber.map_err(|e| connection.request_error("subscribing to answers", e))?;
         let calls = Calls::default();
-        let answers = Arc::downgrade(&calls);
-        tokio::spawn(collect(subscriber, answers));
-        Ok(ReadClient { connection: connection.clone(), inbox, calls, next: Arc::default() })
+        let collector = Arc::new(AbortOnDrop(tokio::spawn(collect(subscriber, Arc::clone(&calls)))));
+        Ok(ReadClient { connection: connection.clone(), inbox, calls, next: Arc::default(), _collector: collector })
     }
 
     /// Sends a request and waits for its whole answer.
@@ -102,9 +112,8 @@ fn lock(calls: &Calls) -> std::sync::MutexGuard<'_, HashMap<u64, Waiting>> {
     calls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn collect(mut subscriber: Subscriber, calls: std::sync::Weak<Mutex<HashMap<u64, Waiting>>>) {
+async fn collect(mut subscriber: Subscriber, calls: Calls) {
     while let Some(message) = subscriber.next().await {
-        let Some(calls) = calls.upgrade() else { return };
         let id = message.subject.rsplit('.').next().and_then(|id| id.parse().ok());
         let Some(id) = id else { continue };
         let mut calls = lock(&calls);
