@@ -17,7 +17,7 @@ import msgpack
 
 
 def unpack(value):
-    return msgpack.unpackb(value, strict_map_key=False)
+    return msgpack.unpackb(value)
 
 
 def checkpoints(txn, meta):

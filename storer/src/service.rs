@@ -1,0 +1,308 @@
+//! The storer as a service: a reader per lane, one writer, the read service, announcements.
+
+use crate::projection::ProjectionError;
+use crate::reads;
+use crate::store::{Identity, Store, StoreError, StoreOptions};
+use crate::tables::TableError;
+use crate::writer::{Arrived, Writer, now_us};
+use fieldstream_nats::{
+    Connection, Log, LogError, LogReader, NatsError, ReadServer, Server, Start, Topology, publish_progress,
+};
+use fieldstream_shared::read::Progress;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Batches between the readers and the writer. Full, the readers wait, and the log keeps the rest.
+const QUEUE_BATCHES: usize = 64;
+
+/// Progress is announced at least this often: whoever missed an announcement hears the next.
+const ANNOUNCE: Duration = Duration::from_millis(200);
+
+/// How often reader slots of ended processes are looked for. They keep old pages from being used
+/// again, so the file would grow.
+const STALE_READERS: Duration = Duration::from_secs(60);
+
+/// How long a stopping storer waits for a commit that is under way when its time is up.
+const ABANDON: Duration = Duration::from_secs(2);
+
+/// What a storer needs.
+#[derive(Debug, Clone)]
+pub struct StorerOptions {
+    /// The NATS server with the log.
+    pub nats: Server,
+    /// Where the LMDB file is kept.
+    pub directory: PathBuf,
+    /// Permission bits of the LMDB file and its lock file. Readers need to write the lock file.
+    /// Default 0664.
+    pub file_mode: u32,
+    /// The largest the LMDB file can become. Takes address space, not memory and not disk.
+    /// Default 1 TiB.
+    pub map_bytes: usize,
+    /// The least time from the beginning of a commit to that of the next, unless that is full. More
+    /// spares the disk and delays `stored` acknowledgements. After a commit the writer also rests
+    /// for as long as the commit took. Default 5 ms.
+    pub commit_floor: Duration,
+}
+
+impl StorerOptions {
+    /// The defaults.
+    pub fn new(nats: Server, directory: impl Into<PathBuf>) -> StorerOptions {
+        StorerOptions {
+            nats,
+            directory: directory.into(),
+            file_mode: 0o664,
+            map_bytes: 1 << 40,
+            commit_floor: Duration::from_millis(5),
+        }
+    }
+}
+
+/// Why a storer does not start or has stopped. Each message says what, where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StorerError {
+    /// NATS.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    /// The LMDB file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log does not continue where the file ends.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log does not fit the file.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError<TableError>),
+    /// The connection to NATS was closed for good.
+    #[error("the connection to NATS was closed; start the storer again")]
+    Closed,
+    /// A thread could not be started or ended by a panic.
+    #[error("the storer's writer thread is gone ({0}); start the storer again")]
+    WriterGone(String),
+}
+
+/// A running storer.
+pub struct Storer {
+    directory: PathBuf,
+    storer: u64,
+    connection: Connection,
+    durable: watch::Receiver<Vec<u64>>,
+    failures: mpsc::Receiver<StorerError>,
+    writer: tokio::task::JoinHandle<()>,
+    readers: CancellationToken,
+    services: CancellationToken,
+    abandon: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Storer {
+    /// Opens the file, checks that it belongs to the log, and begins to store and to answer.
+    ///
+    /// # Errors
+    /// [`StorerError`] if the log or the file cannot be used.
+    pub async fn start(options: StorerOptions) -> Result<Storer, StorerError> {
+        let consuming = Connection::connect(&options.nats, "fieldstream storer, log").await?;
+        let connection = Connection::connect(&options.nats, "fieldstream storer, reads").await?;
+        let topology = Topology::load(&connection).await?;
+        let store = Arc::new(open(&options, &topology).await?);
+        let mut lanes = Vec::new();
+        for (lane, checkpoint) in (0..).zip(store.checkpoints()) {
+            let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
+            let start = Start { sequence: checkpoint.events_sequence, hash };
+            lanes.push((lane, LogReader::open(&consuming, Log::Events, lane, start).await?));
+        }
+        let reads = ReadServer::subscribe(&connection).await?;
+
+        let (readers, services, abandon) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (failed, failures) = mpsc::channel(lanes.len() + 2);
+        let (arrived, arriving) = mpsc::channel(QUEUE_BATCHES);
+        let stored = store.checkpoints().iter().map(|checkpoint| checkpoint.events_sequence).collect();
+        let (durable_sender, durable) = watch::channel(stored);
+        let writer = Writer::new(store.clone(), arriving, durable_sender, options.commit_floor, abandon.clone());
+        let writer = spawn_writer(writer, failed.clone())?;
+        let tasks = TaskTracker::new();
+        for (lane, reader) in lanes {
+            tasks.spawn(read_lane(lane, reader, arrived.clone(), failed.clone(), readers.clone()));
+        }
+        let announced = Announced { storer: store.storer(), log_id: topology.log_id };
+        tasks.spawn(announce(connection.clone(), announced, durable.clone(), services.clone()));
+        tasks.spawn(clear_stale_readers(store.clone(), services.clone()));
+        let serving = reads::serve(reads, store.clone(), durable.clone(), services.clone());
+        tasks.spawn(async move {
+            if serving.await {
+                // If nobody listens the storer is being stopped.
+                let _ = failed.try_send(StorerError::Closed);
+            }
+        });
+        tasks.close();
+        let (directory, storer) = (options.directory, store.storer());
+        tracing::info!(directory = %directory.display(), storer, lanes = topology.lanes, "storer started");
+        Ok(Storer { directory, storer, connection, durable, failures, writer, readers, services, abandon, tasks })
+    }
+
+    /// Stops: takes no more from the log, stores what was taken, within the deadline. What was not
+    /// stored is still in the log.
+    pub async fn stop(mut self, deadline: Duration) {
+        self.readers.cancel();
+        if tokio::time::timeout(deadline, &mut self.writer).await.is_err() {
+            tracing::warn!(?deadline, "not everything taken was stored in time; it is still in the log");
+            self.abandon.cancel();
+            // It ends after the commit it is at, which waits for nothing but the disk.
+            let _ = tokio::time::timeout(ABANDON, &mut self.writer).await;
+        }
+        self.services.cancel();
+        self.tasks.wait().await;
+        self.connection.flush().await;
+        tracing::info!("storer stopped");
+    }
+
+    /// Pends until something fatal happens; the storer is then to be stopped.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn failed(&mut self) -> StorerError {
+        match self.failures.recv().await {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The path readers open: a link to the directory with `data.mdb` and `lock.mdb`.
+    pub fn database_path(&self) -> PathBuf {
+        Store::database_path(&self.directory)
+    }
+
+    /// The number drawn when the file was made, by which progress announcements name this storer.
+    pub fn id(&self) -> u64 {
+        self.storer
+    }
+
+    /// The EVENTS sequence up to which each lane is durable, in order of lanes.
+    pub fn stored(&self) -> Vec<u64> {
+        self.durable.borrow().clone()
+    }
+}
+
+impl Drop for Storer {
+    fn drop(&mut self) {
+        self.readers.cancel();
+        self.services.cancel();
+        self.abandon.cancel();
+    }
+}
+
+async fn open(options: &StorerOptions, topology: &Topology) -> Result<Store, StorerError> {
+    let store = StoreOptions {
+        directory: options.directory.clone(),
+        file_mode: options.file_mode,
+        map_bytes: options.map_bytes,
+    };
+    let identity =
+        Identity { lanes: topology.lanes, log_id: topology.log_id, new_storer: rand::random(), now_us: now_us() };
+    let opened = tokio::task::spawn_blocking(move || Store::open(store, &identity)).await;
+    Ok(opened.map_err(|e| StorerError::WriterGone(e.to_string()))??)
+}
+
+/// A thread of its own, because commits wait for the disk. The handle ends when the thread does.
+fn spawn_writer(writer: Writer, failed: mpsc::Sender<StorerError>) -> Result<tokio::task::JoinHandle<()>, StorerError> {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let body = move || {
+        let _ = done.send(writer.run());
+    };
+    let spawned = std::thread::Builder::new().name("storer-writer".to_owned()).spawn(body);
+    spawned.map_err(|e| StorerError::WriterGone(e.to_string()))?;
+    Ok(tokio::spawn(async move {
+        let error = match ended.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => StorerError::WriterGone("it panicked".to_owned()),
+        };
+        // If nobody listens the storer is being stopped.
+        let _ = failed.try_send(error);
+    }))
+}
+
+async fn read_lane(
+    lane: u16,
+    mut reader: LogReader,
+    arrived: mpsc::Sender<Arrived>,
+    failed: mpsc::Sender<StorerError>,
+    stop: CancellationToken,
+) {
+    loop {
+        let message = tokio::select! {
+            message = reader.next() => message,
+            () = stop.cancelled() => return,
+        };
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                let _ = failed.try_send(error.into());
+                return;
+            }
+        };
+        // Fails only when the writer has ended; it has told why.
+        if arrived.send(Arrived::new(lane, message.sequence, message.payload)).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Announced {
+    storer: u64,
+    log_id: u64,
+}
+
+async fn announce(
+    connection: Connection,
+    Announced { storer, log_id }: Announced,
+    mut durable: watch::Receiver<Vec<u64>>,
+    stop: CancellationToken,
+) {
+    let mut interval = tokio::time::interval(ANNOUNCE);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told: Vec<u64> = Vec::new();
+    let mut open = true;
+    loop {
+        let all = tokio::select! {
+            biased;
+            changed = durable.changed(), if open => {
+                open = changed.is_ok();
+                false
+            }
+            _ = interval.tick() => true,
+            () = stop.cancelled() => return,
+        };
+        let stored = durable.borrow_and_update().clone();
+        for (lane, sequence) in (0..).zip(&stored) {
+            if all || told.get(usize::from(lane)) != Some(sequence) {
+                publish_progress(&connection, &Progress { storer, log_id, lane, sequence: *sequence }).await;
+            }
+        }
+        told = stored;
+    }
+}
+
+async fn clear_stale_readers(store: Arc<Store>, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(STALE_READERS);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let store = store.clone();
+        let cleared =
+            tokio::task::spawn_blocking(move || store.clear_stale_readers().map_err(|error| store.explain(error)));
+        match cleared.await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(stale)) => tracing::info!(stale, "reader slots of ended processes were freed"),
+            Ok(Err(error)) => tracing::warn!(%error, "looking for reader slots of ended processes"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! The storer's directory: one generation of the LMDB file, the link that readers open, the lock
+//! that keeps a second storer out.
+//!
+//! ```text
+//! <directory>/lock                 held while a storer runs
+//! <directory>/generations/1/       data.mdb, lock.mdb
+//! <directory>/db -> generations/1  what readers open; switched atomically to a rebuilt file
+//! ```
+//!
+//! The link appears only once the file behind it is complete.
+
+mod error;
+
+pub use error::StoreError;
+
+use crate::projection::Writes;
+use crate::rows::{CheckpointRow, FORMAT_VERSION, FormatRow};
+use crate::tables::{ReadTables, TableError, Tables};
+use error::{explain, file_error};
+use fieldstream_shared::cursor::Cursors;
+use fieldstream_shared::msgpack::DecodeError;
+use fieldstream_shared::read::Checkpoint;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Where and how to keep the file.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// The storer's directory; made if it is missing.
+    pub directory: PathBuf,
+    /// Permission bits of the LMDB file and its lock file. Readers need to write the lock file, so
+    /// give their group `rw`.
+    pub file_mode: u32,
+    /// Size of the memory map: the largest the file can become. Takes address space, not memory
+    /// and not disk.
+    pub map_bytes: usize,
+}
+
+/// What the file must belong to, and what a new one is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    /// Number of lanes of the log.
+    pub lanes: u16,
+    /// Identity of the log.
+    pub log_id: u64,
+    /// The number a new file gets as its storer's.
+    pub new_storer: u64,
+    /// Wall time, microseconds since the Unix epoch.
+    pub now_us: u64,
+}
+
+/// The open directory: the file, and the lock that keeps other storers out.
+pub struct Store {
+    tables: Tables,
+    options: StoreOptions,
+    generation: PathBuf,
+    storer: u64,
+    checkpoints: Vec<Checkpoint>,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the directory, makes what is missing, and checks that it belongs to the log.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be used, or belongs to another log.
+    pub fn open(options: StoreOptions, identity: &Identity) -> Result<Store, StoreError> {
+        make_directory(&options.directory)?;
+        let lock = take_lock(&options.directory)?;
+        let generation = current_generation(&options.directory)?;
+        make_directory(&options.directory.join(GENERATIONS))?;
+        make_directory(&generation)?;
+        let fail = |error| explain(error, &options, &generation);
+        let tables = Tables::open(&generation, page_multiple(options.map_bytes)).map_err(fail)?;
+        for name in ["data.mdb", "lock.mdb"] {
+            set_mode(&generation.join(name), options.file_mode)?;
+        }
+        let stale = tables.clear_stale_readers().map_err(fail)?;
+        if stale > 0 {
+            tracing::info!(stale, "reader slots of ended processes were freed");
+        }
+        let (storer, checkpoints) = identify(&tables, &options, &generation, identity)?;
+        sync_directory(&generation)?;
+        sync_directory(&options.directory.join(GENERATIONS))?;
+        link(&options.directory, &generation)?;
+        Ok(Store { tables, options, generation, storer, checkpoints, _lock: lock })
+    }
+
+    /// The number drawn when the file was made.
+    pub fn storer(&self) -> u64 {
+        self.storer
+    }
+
+    /// The lanes' checkpoints as they were when the file was opened.
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
+    }
+
+    /// What readers open.
+    pub fn database_path(directory: &Path) -> PathBuf {
+        directory.join(LINK)
+    }
+
+    /// One state of all databases.
+    ///
+    /// # Errors
+    /// [`TableError`], to be put in words by [`Store::explain`].
+    pub fn read(&self) -> Result<ReadTables<'_>, TableError> {
+        self.tables.read()
+    }
+
+    /// Writes one transaction, and returns when it is durable; on an error nothing is written.
+    ///
+    /// # Errors
+    /// [`TableError`]; one that [is passing](TableError::is_passing) may be tried again.
+    pub fn commit(&self, writes: &Writes<'_>) -> Result<(), TableError> {
+        self.tables.commit(writes)
+    }
+
+    /// Frees the reader slots of processes that ended without doing so, and tells how many.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn clear_stale_readers(&self) -> Result<usize, TableError> {
+        self.tables.clear_stale_readers()
+    }
+
+    /// An LMDB error in words: what, where, what to do.
+    pub fn explain(&self, error: TableError) -> StoreError {
+        explain(error, &self.options, &self.generation)
+    }
+}
+
+const GENERATIONS: &str = "generations";
+const LINK: &str = "db";
+const DIRECTORY_MODE: u32 = 0o775;
+
+fn page_multiple(bytes: usize) -> usize {
+    let page = rustix::param::page_size();
+    bytes.max(page).div_ceil(page).saturating_mul(page)
+}
+
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(|e| file_error("make the directory", path, e))?;
+    // What the process's umask took from the group is given back: readers must get in.
+    set_mode(path, DIRECTORY_MODE)?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        sync_directory(parent)?;
+    }
+    Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), StoreError> {
+    let has = fs::metadata(path).map_err(|e| file_error("look at", path, e))?.permissions().mode();
+    if has & 0o777 == mode {
+        return Ok(());
+    }
+    match fs::set_permissions(path, Permissions::from_mode(mode)) {
+        // Another user made the file. The storer can work with it; readers get in or not.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            tracing::warn!(path = %path.display(), %error, "the file mode is not the configured one");
+            Ok(())
+        }
+        other => other.map_err(|e| file_error("set the mode of", path, e)),
+    }
+}
+
+/// A new name in a directory is durable only once the directory is.
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| file_error("sync", path, e))
+}
+
+fn take_lock(directory: &Path) -> Result<File, StoreError> {
+    let path = directory.join("lock");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(|e| file_error("open", &path, e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            // Only to name the holder; an unreadable name is no reason for another error.
+            let _ = file.take(32).read_to_string(&mut pid);
+            let holder = match pid.trim() {
+                "" => "another storer".to_owned(),
+                pid => format!("the storer with process id {pid}"),
+            };
+            return Err(StoreError::InUse { directory: directory.to_owned(), holder });
+        }
+        Err(errno) => return Err(file_error("lock", &path, errno.into())),
+    }
+    let write = |file: &mut File| -> io::Result<()> {
+        file.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(|e| file_error("write", &path, e))?;
+    Ok(file)
+}
+
+/// Where the link points; without one, the newest generation there is, else the first.
+fn current_generation(directory: &Path) -> Result<PathBuf, StoreError> {
+    let link = directory.join(LINK);
+    match fs::read_link(&link) {
+        Ok(target) => return Ok(directory.join(target)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(file_error("read the link", &link, error)),
+    }
+    let generations = directory.join(GENERATIONS);
+    let mut newest = 1_u64;
+    match fs::read_dir(&generations) {
+        Ok(entries) => {
+            let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+            newest = newest.max(numbers.max().unwrap_or(1));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(file_error("list", &generations, error)),
+    }
+    Ok(generations.join(newest.to_string()))
+}
+
+/// Points the link at a generation, atomically.
+fn link(directory: &Path, generation: &Path) -> Result<(), StoreError> {
+    let Ok(target) = generation.strip_prefix(directory) else { return Ok(()) };
+    let link = directory.join(LINK);
+    if fs::read_link(&link).is_ok_and(|present| present == target) {
+        return Ok(());
+    }
+    let new = directory.join("db.new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(file_error("remove", &new, error)),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(target, &new).map_err(|e| file_error("make the link", &new, e))?;
+    fs::rename(&new, &link).map_err(|e| file_error("switch the link", &link, e))?;
+    sync_directory(directory)
+}
+
+/// Checks that the file belongs to this log, or makes a new one belong to it.
+fn identify(
+    tables: &Tables,
+    options: &StoreOptions,
+    generation: &Path,
+    identity: &Identity,
+) -> Result<(u64, Vec<Checkpoint>), StoreError> {
+    let fail = |error| explain(error, options, generation);
+    let found = tables.read().and_then(|read| read.format()).map_err(fail)?;
+    let format = match found {
+        Some(format) => format,
+        None => create(tables, identity).map_err(fail)?,
+    };
+    let path = || generation.to_owned();
+    if format.lanes != identity.lanes {
+        return Err(StoreError::Lanes { path: path(), found: format.lanes, wanted: identity.lanes });
+    }
+    let read = tables.read().map_err(fail)?;
+    let mut checkpoints = Vec::new();
+    for lane in 0..format.lanes {
+        let missing = TableError::Row { database: "meta", error: DecodeError::Expected("a checkpoint of each lane") };
+        let row = read.checkpoint(lane).map_err(fail)?.ok_or_else(|| fail(missing))?;
+        if row.checkpoint.log_id != identity.log_id {
+            return Err(StoreError::Log { path: path(), found: row.checkpoint.log_id, wanted: identity.log_id });
+        }
+        checkpoints.push(row.checkpoint);
+    }
+    Ok((format.storer, checkpoints))
+}
+
+fn create(tables: &Tables, identity: &Identity) -> Result<FormatRow, TableError> {
+    let Identity { lanes, log_id, new_storer, now_us } = *identity;
+    let format = FormatRow { version: FORMAT_VERSION, lanes, storer: new_storer, created_at_us: now_us };
+    let checkpoint = Checkpoint { log_id, lanes, events_sequence: 0, events_hash: 0, cursors: Cursors::default() };
+    let row = CheckpointRow { checkpoint, instructions_sequence: 0, instructions_hash: None, committed_at_us: now_us };
+    tables.initialise(&format, &vec![row; usize::from(lanes)])?;
+    Ok(format)
+}
+
+#[cfg(test)]
+mod tests;

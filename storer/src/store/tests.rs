@@ -1,0 +1,113 @@
+use super::*;
+
+fn options(directory: &Path) -> StoreOptions {
+    StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 1 << 20 }
+}
+
+const IDENTITY: Identity = Identity { lanes: 2, log_id: 0xabc, new_storer: 5, now_us: 6 };
+
+#[test]
+fn a_new_directory_has_the_documented_shape_and_opens_again() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory = temporary.path().join("deep/storer");
+    let store = Store::open(options(&directory), &IDENTITY).unwrap();
+    assert_eq!(store.storer(), 5);
+    assert_eq!(fs::read_link(directory.join("db")).unwrap(), Path::new("generations/1"));
+    for name in ["data.mdb", "lock.mdb"] {
+        let mode = fs::metadata(Store::database_path(&directory).join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o664, "{name}");
+    }
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o775);
+    drop(store);
+    let again = Store::open(options(&directory), &Identity { new_storer: 9, ..IDENTITY }).unwrap();
+    assert_eq!(again.storer(), 5, "drawn once");
+    assert_eq!(again.checkpoints().len(), 2);
+}
+
+#[test]
+fn a_second_storer_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = Store::open(options(directory.path()), &IDENTITY).unwrap();
+    let message = Store::open(options(directory.path()), &IDENTITY).err().unwrap().to_string();
+    assert!(message.contains(&format!("process id {}", std::process::id())), "{message}");
+    assert!(message.contains("give this one another directory"), "{message}");
+}
+
+#[test]
+fn a_lock_file_left_by_a_killed_storer_is_no_obstacle() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("lock"), "4194304999\n").unwrap();
+    assert!(Store::open(options(directory.path()), &IDENTITY).is_ok());
+}
+
+#[test]
+fn another_log_or_number_of_lanes_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(options(directory.path()), &IDENTITY).unwrap());
+    let lanes = Store::open(options(directory.path()), &Identity { lanes: 1, ..IDENTITY }).err().unwrap();
+    assert!(matches!(lanes, StoreError::Lanes { found: 2, wanted: 1, .. }), "{lanes}");
+    let log = Store::open(options(directory.path()), &Identity { log_id: 1, ..IDENTITY }).err().unwrap();
+    assert!(matches!(log, StoreError::Log { found: 0xabc, wanted: 1, .. }), "{log}");
+}
+
+#[test]
+fn something_else_in_the_place_of_the_file_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(options(directory.path()), &IDENTITY).unwrap());
+    fs::write(directory.path().join("db/data.mdb"), vec![7; 8192]).unwrap();
+    let error = Store::open(options(directory.path()), &IDENTITY).err().unwrap();
+    assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
+    assert!(error.to_string().contains("rebuilt from the log"), "{error}");
+}
+
+/// Runs in a process of its own (below): holds the file open until its input ends.
+fn hold(directory: &Path) {
+    let _store = Store::open(options(directory), &IDENTITY).unwrap();
+    fs::write(directory.join("held"), "").unwrap();
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn another_lock_file_format_is_told() {
+    const HOLD: &str = "FIELDSTREAM_TEST_HOLD";
+    if let Some(directory) = std::env::var_os(HOLD) {
+        return hold(Path::new(&directory));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::another_lock_file_format_is_told"])
+        .env(HOLD, directory.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !directory.path().join("held").exists() {
+        assert_eq!(holder.try_wait().unwrap(), None);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let in_use = Store::open(options(directory.path()), &IDENTITY).err().unwrap();
+    assert!(in_use.to_string().contains(&format!("process id {}", holder.id())), "{in_use}");
+    // The format word behind the magic number becomes that of another LMDB, while it is open.
+    let generation = directory.path().join("generations/1");
+    let mut lock = OpenOptions::new().write(true).open(generation.join("lock.mdb")).unwrap();
+    lock.seek(SeekFrom::Start(4)).unwrap();
+    lock.write_all(&[2]).unwrap();
+    let error = Tables::open(&generation, 1 << 20).err().unwrap();
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert!(matches!(error, TableError::LockFormat), "{error}");
+    let message = explain(error, &options(directory.path()), &generation).to_string();
+    assert!(message.contains("MDB_VERSION_MISMATCH") && message.contains("fuser"), "{message}");
+}
+
+#[test]
+fn the_link_is_not_touched_when_it_points_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(options(directory.path()), &IDENTITY).unwrap());
+    fs::rename(directory.path().join("generations/1"), directory.path().join("generations/7")).unwrap();
+    fs::remove_file(directory.path().join("db")).unwrap();
+    std::os::unix::fs::symlink("generations/7", directory.path().join("db")).unwrap();
+    let store = Store::open(options(directory.path()), &Identity { new_storer: 1, ..IDENTITY }).unwrap();
+    assert_eq!(store.storer(), 5);
+    assert!(!directory.path().join("generations/1").exists());
+}

@@ -1,0 +1,392 @@
+//! The LMDB file: the databases, one transaction per commit, one read transaction per answer. The
+//! only module that names heed.
+//!
+//! **Invariant:** default sync flags. A commit returns after the data and then the meta page are on
+//! the disk, so a power cut leaves the last commit or the one before, never a mixture.
+
+use crate::projection::{State, Writes};
+use crate::rows::{
+    CheckpointRow, DocumentHead, DocumentRow, FORMAT_KEY, FormatRow, HistoryRow, checkpoint_key, checkpoint_sequence,
+    client_key, decode_mark, encode_mark, history_key,
+};
+use fieldstream_shared::document::{Document, Kind};
+use fieldstream_shared::ids::{ClientId, DocumentId};
+use fieldstream_shared::marks::Mark;
+use fieldstream_shared::msgpack::DecodeError;
+use fieldstream_shared::partition::{Partition, PartitionSet};
+use fieldstream_shared::read::{HistoryEntry, Listed};
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use std::ops::Bound;
+use std::path::Path;
+
+/// Slots in the table of readers: the storer's own few and every reporting tool's.
+const READERS_MAX: u32 = 1024;
+
+/// Room for databases that later versions add.
+const DATABASES_MAX: u32 = 32;
+
+type Database = heed::Database<'static, Bytes, Bytes>;
+
+/// What went wrong in LMDB, by what can be done about it.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The disk is full.
+    #[error("no space left on the disk")]
+    DiskFull,
+    /// The map is full.
+    #[error("the map is full")]
+    MapFull,
+    /// The disk reported an error, or a write was cut short, which LMDB reports alike.
+    #[error("input/output error")]
+    Disk,
+    /// Another LMDB, with another lock file format, has the file open.
+    #[error("another LMDB has the file open")]
+    LockFormat,
+    /// The file is not one of this LMDB, or damaged.
+    #[error("not an LMDB 0.9 file, or damaged ({0})")]
+    Invalid(String),
+    /// Not allowed to open it.
+    #[error("permission denied")]
+    Permission,
+    /// The address space does not take the map.
+    #[error("not enough address space")]
+    AddressSpace,
+    /// A row of the file cannot be read.
+    #[error("a row of {database} cannot be decoded ({error})")]
+    Row {
+        /// The database.
+        database: &'static str,
+        /// What is wrong.
+        error: DecodeError,
+    },
+    /// Anything else.
+    #[error("LMDB: {0}")]
+    Other(String),
+}
+
+impl TableError {
+    /// Whether the same commit may succeed later, when the cause is gone. An I/O error belongs
+    /// here: on a disk that becomes full in the middle of a write LMDB reports one, and the next
+    /// attempt writes every page of the transaction anew.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, TableError::DiskFull | TableError::MapFull | TableError::Disk)
+    }
+}
+
+impl From<heed::Error> for TableError {
+    fn from(error: heed::Error) -> TableError {
+        use std::io::ErrorKind;
+        match &error {
+            heed::Error::Mdb(MdbError::MapFull) => TableError::MapFull,
+            heed::Error::Mdb(MdbError::VersionMismatch) => TableError::LockFormat,
+            heed::Error::Mdb(MdbError::Invalid | MdbError::Corrupted | MdbError::PageNotFound) => {
+                TableError::Invalid(error.to_string())
+            }
+            heed::Error::Io(io) => match (io.kind(), io.raw_os_error()) {
+                (ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge, _) => {
+                    TableError::DiskFull
+                }
+                (ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem, _) => TableError::Permission,
+                (ErrorKind::OutOfMemory, _) => TableError::AddressSpace,
+                (_, Some(EIO)) => TableError::Disk,
+                _ => TableError::Other(error.to_string()),
+            },
+            _ => TableError::Other(error.to_string()),
+        }
+    }
+}
+
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
+/// The open file.
+#[derive(Clone)]
+pub(crate) struct Tables {
+    env: Env<WithoutTls>,
+    meta: Database,
+    documents: Database,
+    history: Database,
+    clients: Database,
+    dead_letters: Database,
+}
+
+impl Tables {
+    /// Opens the file in a directory and makes the databases that are missing.
+    pub(crate) fn open(directory: &Path, map_bytes: usize) -> Result<Tables, TableError> {
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(DATABASES_MAX);
+        // SAFETY: the file is changed only through LMDB, by this storer alone (the directory is
+        // locked), and no flag that weakens LMDB's guarantees is set.
+        let env = unsafe { options.open(directory) }?;
+        let names = ["meta", "documents", "history", "clients", "dead_letters"];
+        let opened = env.create_databases_and_commit(env.write_txn()?, |opener, txn| {
+            let mut create = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
+            let [a, b, c, d, e] = names;
+            let databases = [create(a)?, create(b)?, create(c)?, create(d)?, create(e)?];
+            Ok::<_, heed::Error>(CommitOrAbort::<_, std::convert::Infallible>::Commit(databases))
+        })?;
+        let [meta, documents, history, clients, dead_letters] = match opened {
+            CommitOrAbort::Commit(databases) => databases,
+            CommitOrAbort::Abort(never) => match never {},
+        };
+        Ok(Tables { env, meta, documents, history, clients, dead_letters })
+    }
+
+    /// Begins a read transaction: one state of all databases.
+    pub(crate) fn read(&self) -> Result<ReadTables<'_>, TableError> {
+        Ok(ReadTables { tables: self, txn: self.env.read_txn()? })
+    }
+
+    /// Frees the reader slots of processes that ended without doing so, which would keep old pages
+    /// from being used again. Returns how many there were.
+    pub(crate) fn clear_stale_readers(&self) -> Result<usize, TableError> {
+        Ok(self.env.clear_stale_readers()?)
+    }
+
+    /// Writes the format row and the first checkpoints of a new file, in one transaction.
+    pub(crate) fn initialise(&self, format: &FormatRow, checkpoints: &[CheckpointRow]) -> Result<(), TableError> {
+        let mut txn = self.env.write_txn()?;
+        let mut value = Vec::new();
+        for (lane, row) in (0..format.lanes).zip(checkpoints) {
+            self.put_checkpoint(&mut txn, lane, &PartitionSet::EMPTY, row, &mut value)?;
+        }
+        value.clear();
+        format.encode(&mut value);
+        self.meta.put(&mut txn, FORMAT_KEY.as_bytes(), &value)?;
+        Ok(txn.commit()?)
+    }
+
+    /// Writes everything of a commit in one transaction, checkpoints included, and returns once it
+    /// is durable. On an error nothing is written.
+    pub(crate) fn commit(&self, writes: &Writes<'_>) -> Result<(), TableError> {
+        let mut txn = self.env.write_txn()?;
+        let (mut key, mut value) = (Vec::with_capacity(256), Vec::with_capacity(4096));
+        for (id, row) in writes.documents {
+            value.clear();
+            row.encode(&mut value);
+            self.documents.put(&mut txn, id.as_bytes(), &value)?;
+        }
+        for ((id, revision), row) in writes.history {
+            key.clear();
+            value.clear();
+            history_key(id, *revision, &mut key);
+            row.encode(&mut value);
+            self.history.put(&mut txn, &key, &value)?;
+        }
+        for ((client, partition), mark) in writes.marks {
+            key.clear();
+            value.clear();
+            client_key(client, *partition, &mut key);
+            encode_mark(mark, &mut value);
+            self.clients.put(&mut txn, &key, &value)?;
+        }
+        for (key, row) in writes.dead_letters {
+            value.clear();
+            row.encode(&mut value);
+            self.dead_letters.put(&mut txn, &key.encode(), &value)?;
+        }
+        for (lane, partitions, row) in &writes.checkpoints {
+            self.put_checkpoint(&mut txn, *lane, partitions, row, &mut value)?;
+        }
+        Ok(txn.commit()?)
+    }
+
+    fn put_checkpoint(
+        &self,
+        txn: &mut RwTxn<'_>,
+        lane: u16,
+        partitions: &PartitionSet,
+        row: &CheckpointRow,
+        value: &mut Vec<u8>,
+    ) -> Result<(), TableError> {
+        value.clear();
+        row.encode(partitions, value);
+        Ok(self.meta.put(txn, checkpoint_key(lane).as_bytes(), value)?)
+    }
+}
+
+/// A row with the name of its database: name, key, value.
+pub type DumpedRow = (&'static str, Vec<u8>, Vec<u8>);
+
+/// One state of all databases. Drop it soon: pages it can see are not used again meanwhile.
+pub struct ReadTables<'a> {
+    tables: &'a Tables,
+    txn: RoTxn<'a, WithoutTls>,
+}
+
+fn row<T>(database: &'static str, decoded: Result<T, DecodeError>) -> Result<T, TableError> {
+    decoded.map_err(|error| TableError::Row { database, error })
+}
+
+impl State for ReadTables<'_> {
+    type Error = TableError;
+
+    fn document(&self, id: &str) -> Result<Option<DocumentRow>, TableError> {
+        let value = self.tables.documents.get(&self.txn, id.as_bytes())?;
+        value.map(|value| row("documents", DocumentRow::decode(value))).transpose()
+    }
+
+    fn mark(&self, partition: Partition, client: &str) -> Result<Option<Mark>, TableError> {
+        let mut key = Vec::with_capacity(client.len() + 2);
+        client_key(client, partition, &mut key);
+        let value = self.tables.clients.get(&self.txn, &key)?;
+        value.map(|value| row("clients", decode_mark(value))).transpose()
+    }
+}
+
+impl ReadTables<'_> {
+    /// The format row; a new file has none.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn format(&self) -> Result<Option<FormatRow>, TableError> {
+        let value = self.tables.meta.get(&self.txn, FORMAT_KEY.as_bytes())?;
+        value.map(|value| row("meta", FormatRow::decode(value))).transpose()
+    }
+
+    /// A lane's checkpoint.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn checkpoint(&self, lane: u16) -> Result<Option<CheckpointRow>, TableError> {
+        let value = self.tables.meta.get(&self.txn, checkpoint_key(lane).as_bytes())?;
+        value.map(|value| row("meta", CheckpointRow::decode(value))).transpose()
+    }
+
+    /// The EVENTS sequence up to which a lane is stored; `None` for a lane there is not.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn sequence(&self, lane: u16) -> Result<Option<u64>, TableError> {
+        let value = self.tables.meta.get(&self.txn, checkpoint_key(lane).as_bytes())?;
+        value.map(|value| row("meta", checkpoint_sequence(value))).transpose()
+    }
+
+    /// Documents in the order asked for; one that never was is revision 0 and absent.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn documents(&self, ids: &[DocumentId]) -> Result<Vec<Document>, TableError> {
+        let read = |id: &DocumentId| Ok(self.document(id)?.map(|row| row.document).unwrap_or_default());
+        ids.iter().map(read).collect()
+    }
+
+    /// Marks in the order asked for.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn marks(&self, wanted: &[(Partition, ClientId)]) -> Result<Vec<Mark>, TableError> {
+        wanted.iter().map(|(partition, client)| Ok(self.mark(*partition, client)?.unwrap_or_default())).collect()
+    }
+
+    /// Changes of a document with contiguous revisions from `from` on, as many as fit `bytes_max`.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn history(&self, id: &str, from: u64, bytes_max: usize) -> Result<Vec<HistoryEntry>, TableError> {
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        history_key(id, from, &mut first);
+        history_key(id, u64::MAX, &mut last);
+        let range = (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()));
+        let (mut entries, mut expected, mut bytes) = (Vec::new(), from, 0_usize);
+        for pair in self.tables.history.range(&self.txn, &range)? {
+            let (_, value) = pair?;
+            let (version, client, number, change) = row("history", HistoryRow::decode_for_watchers(value))?;
+            bytes = bytes.saturating_add(change.len());
+            if version.revision != expected || bytes > bytes_max {
+                break;
+            }
+            expected += 1;
+            entries.push(HistoryEntry { version, client, number, change: change.to_owned() });
+        }
+        Ok(entries)
+    }
+
+    /// At most `limit` documents whose ids begin with `prefix` and come behind `after`; deleted
+    /// ones are passed over.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<Listed>, TableError> {
+        let mut listed = Vec::new();
+        let start = match after >= prefix {
+            true => Bound::Excluded(after.as_bytes()),
+            false => Bound::Included(prefix.as_bytes()),
+        };
+        // LMDB takes no empty key, and no id is shorter than one byte.
+        let start =
+            if start == Bound::Included(&[]) || start == Bound::Excluded(&[]) { Bound::Unbounded } else { start };
+        if limit == 0 {
+            return Ok(listed);
+        }
+        for pair in self.tables.documents.range(&self.txn, &(start, Bound::Unbounded))? {
+            let (key, value) = pair?;
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            let (head, bytes) = row("documents", DocumentHead::decode(value))?;
+            if head.kind == Kind::Absent {
+                continue;
+            }
+            let id = std::str::from_utf8(key).ok().and_then(|id| DocumentId::new(id).ok());
+            let document = row("documents", id.ok_or(DecodeError::OutOfRange("a document id")))?;
+            listed.push(Listed { document, revision: head.revision, kind: head.kind, bytes, time_us: head.time_us });
+            if listed.len() == limit {
+                break;
+            }
+        }
+        Ok(listed)
+    }
+
+    /// All rows of all databases, in order. For tests and tools that compare files.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn dump(&self) -> Result<Vec<DumpedRow>, TableError> {
+        let Tables { meta, documents, history, clients, dead_letters, .. } = self.tables;
+        let mut rows = Vec::new();
+        for (name, database) in [
+            ("meta", meta),
+            ("documents", documents),
+            ("history", history),
+            ("clients", clients),
+            ("dead_letters", dead_letters),
+        ] {
+            for pair in database.iter(&self.txn)? {
+                let (key, value) = pair?;
+                rows.push((name, key.to_vec(), value.to_vec()));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heed::EnvFlags;
+
+    #[test]
+    fn no_flag_that_weakens_a_commit_is_set() {
+        let directory = tempfile::tempdir().unwrap();
+        let tables = Tables::open(directory.path(), 1 << 20).unwrap();
+        let weak = EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC | EnvFlags::WRITE_MAP | EnvFlags::MAP_ASYNC;
+        let set = tables.env.get_flags().unwrap();
+        assert_eq!(set & (weak | EnvFlags::NO_LOCK).bits(), 0);
+    }
+
+    #[test]
+    fn only_this_module_names_heed_and_it_sets_no_flags() {
+        let code = include_str!("tables.rs").split("#[cfg(test)]").next().unwrap();
+        assert!(!code.contains(".flags(") && !code.contains("set_flags"));
+        for (name, source) in [
+            ("projection.rs", include_str!("projection.rs")),
+            ("reads.rs", include_str!("reads.rs")),
+            ("service.rs", include_str!("service.rs")),
+            ("store.rs", include_str!("store.rs")),
+            ("writer.rs", include_str!("writer.rs")),
+        ] {
+            assert!(!source.contains("heed::"), "{name}");
+        }
+    }
+}
