@@ -110,7 +110,9 @@ impl Gateway {
             tasks.spawn(listen::accept_quic(Arc::clone(shared), endpoint.clone()));
             self.endpoint = Some(endpoint);
         }
-        tracing::info!(tcp = ?self.addresses.tcp, tls = ?self.addresses.tls, "the gateway takes connections");
+        let text = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
+        let (tcp, tls) = (text(self.addresses.tcp), text(self.addresses.tls));
+        tracing::info!(%tcp, %tls, "the gateway takes connections");
         Ok(self)
     }
 

@@ -68,12 +68,15 @@ async fn load_documents(shared: &Shared, lane: u16, mut loads: Vec<Load>) {
     let documents = loads.iter().map(|load| load.document.clone()).collect();
     let query = Query::GetMany { documents, marks: Vec::new() };
     match ask(shared, lane, min_sequence, query).await {
-        Ok(Answer { sequence, body: AnswerBody::Values { documents, .. } }) if documents.len() == loads.len() => {
+        Ok(Answer { sequence, body: AnswerBody::Values { documents, .. } }) if !documents.is_empty() => {
+            // A long answer is cut short: the rest is asked for again.
+            let rest = loads.split_off(documents.len().min(loads.len()));
             this.step(|hub, effects| {
                 for (load, document) in loads.iter().zip(documents) {
                     hub.loaded(load.key, sequence, document, effects);
                 }
             });
+            this.ask(rest);
         }
         other => {
             // Whoever watches waits until a storer is there again.

@@ -105,7 +105,7 @@ pub enum NatsError {
     },
     /// The server may not use as much disk as the streams want.
     #[error(
-        "NATS at {url} may not store {bytes} bytes for stream {stream}: {reason}; free disk space, raise `max_file_store`, or ask for less with `--stream-bytes`"
+        "NATS at {url} may not store {bytes} bytes for stream {stream}: {reason}; free disk space, raise `max_file_store`, or ask for less with `nats.log_bytes_max`"
     )]
     NoSpace {
         /// Where.

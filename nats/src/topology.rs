@@ -1,7 +1,7 @@
 //! The streams of a deployment, and what is fixed when they are created (`docs/LOG.md`).
 
 use crate::connection::{Connection, NatsError};
-use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::context::{AccountErrorKind, CreateStreamErrorKind};
 use async_nats::jetstream::{ErrorCode, kv, stream};
 use fieldstream_shared::limits::LANES_MAX;
 use fieldstream_shared::record::LOG_VERSION;
@@ -55,19 +55,20 @@ pub struct Topology {
 pub struct TopologyOptions {
     /// Number of lanes; `None` takes what is there, or 1.
     pub lanes: Option<u16>,
-    /// Room of all streams together in bytes; `None` for 4 GiB.
+    /// Room of all streams together in bytes. Streams that exist and are smaller are enlarged; they
+    /// are never made smaller, because that would drop messages.
     pub max_bytes_total: Option<u64>,
+    /// Room of all streams together when they are created without `max_bytes_total`.
+    pub first_bytes_total: u64,
     /// Copies in a cluster: 1, 3 or 5.
     pub replicas: usize,
 }
 
 impl Default for TopologyOptions {
     fn default() -> Self {
-        TopologyOptions { lanes: None, max_bytes_total: None, replicas: 1 }
+        TopologyOptions { lanes: None, max_bytes_total: None, first_bytes_total: 4 << 30, replicas: 1 }
     }
 }
-
-const STREAMS_BYTES_DEFAULT: u64 = 4 << 30;
 
 #[derive(Serialize, Deserialize)]
 struct Settings {
@@ -83,16 +84,22 @@ impl Topology {
     /// # Errors
     /// [`NatsError`] that says what is in the way.
     pub async fn create(connection: &Connection, options: &TopologyOptions) -> Result<Topology, NatsError> {
+        require_jetstream(connection).await?;
         let bucket = match connection.jetstream.get_key_value(BUCKET).await {
             Ok(bucket) => bucket,
             Err(_) => create_bucket(connection, options.replicas).await?,
         };
-        let settings = match read_settings(connection, &bucket).await? {
+        let mut settings = match read_settings(connection, &bucket).await? {
             Some(settings) => settings,
             None => first_settings(connection, &bucket, options).await?,
         };
         if let Some(wanted) = options.lanes.filter(|wanted| *wanted != settings.lanes) {
             return Err(NatsError::LanesMismatch { url: connection.url.clone(), found: settings.lanes, wanted });
+        }
+        let wanted = options.max_bytes_total.map_or(0, |total| stream_share(total, settings.lanes));
+        if wanted > settings.stream_bytes {
+            settings.stream_bytes = wanted;
+            write_settings(connection, &bucket, &settings).await?;
         }
         for lane in 0..settings.lanes {
             create_stream(connection, Log::Instructions, lane, settings.stream_bytes, options.replicas).await?;
@@ -106,11 +113,7 @@ impl Topology {
     /// # Errors
     /// [`NatsError::StreamsMissing`] if there are none, or another that says what is in the way.
     pub async fn load(connection: &Connection) -> Result<Topology, NatsError> {
-        connection
-            .jetstream
-            .query_account()
-            .await
-            .map_err(|e| jetstream_error(connection, "asking for JetStream", &e))?;
+        require_jetstream(connection).await?;
         let missing = || NatsError::StreamsMissing { url: connection.url.clone() };
         let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|_| missing())?;
         read_settings(connection, &bucket).await?.ok_or_else(missing)?.check(connection)
@@ -124,6 +127,17 @@ impl Settings {
             return Err(NatsError::LogVersion { url, found: self.log_version, known: LOG_VERSION });
         }
         Ok(Topology { lanes: self.lanes, log_id: self.log_id, stream_bytes: self.stream_bytes })
+    }
+}
+
+/// Nobody answers JetStream's requests where it is off.
+async fn require_jetstream(connection: &Connection) -> Result<(), NatsError> {
+    match connection.jetstream.query_account().await {
+        Ok(_) => Ok(()),
+        Err(e) if matches!(e.kind(), AccountErrorKind::JetStreamUnavailable | AccountErrorKind::Other) => {
+            Err(NatsError::JetStreamDisabled { url: connection.url.clone() })
+        }
+        Err(e) => Err(jetstream_error(connection, "asking for JetStream", &e)),
     }
 }
 
@@ -155,13 +169,9 @@ async fn first_settings(
     options: &TopologyOptions,
 ) -> Result<Settings, NatsError> {
     let lanes = options.lanes.unwrap_or(1).clamp(1, LANES_MAX);
-    let total = options.max_bytes_total.unwrap_or(STREAMS_BYTES_DEFAULT);
-    let settings = Settings {
-        lanes,
-        log_id: rand::random(),
-        log_version: LOG_VERSION,
-        stream_bytes: (total / (2 * u64::from(lanes))).max(1 << 20),
-    };
+    let total = options.max_bytes_total.unwrap_or(options.first_bytes_total);
+    let stream_bytes = stream_share(total, lanes);
+    let settings = Settings { lanes, log_id: rand::random(), log_version: LOG_VERSION, stream_bytes };
     let bytes = serde_json::to_vec(&settings).map_err(|e| connection.request_error("writing the settings", e))?;
     match bucket.create(TOPOLOGY_KEY, bytes.into()).await {
         Ok(_) => Ok(settings),
@@ -170,6 +180,18 @@ async fn first_settings(
             .await?
             .ok_or_else(|| connection.request_error("writing the settings", "they did not stay")),
     }
+}
+
+async fn write_settings(connection: &Connection, bucket: &kv::Store, settings: &Settings) -> Result<(), NatsError> {
+    let failed = |e: &dyn std::fmt::Display| connection.request_error("writing the settings", e);
+    let bytes = serde_json::to_vec(settings).map_err(|e| failed(&e))?;
+    bucket.put(TOPOLOGY_KEY, bytes.into()).await.map_err(|e| failed(&e))?;
+    Ok(())
+}
+
+/// One stream's share of the room of all; at least room for a few of the largest batches.
+fn stream_share(total: u64, lanes: u16) -> u64 {
+    (total / (2 * u64::from(lanes.max(1)))).max(4 << 20)
 }
 
 async fn create_stream(
@@ -192,8 +214,12 @@ async fn create_stream(
         allow_direct: true,
         ..stream::Config::default()
     };
-    let error = match connection.jetstream.get_or_create_stream(config).await {
-        Ok(_) => return Ok(()),
+    let error = match connection.jetstream.get_or_create_stream(config.clone()).await {
+        Ok(stream) if stream.cached_info().config.max_bytes >= config.max_bytes => return Ok(()),
+        Ok(_) => match connection.jetstream.update_stream(config).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        },
         Err(error) => error,
     };
     if let CreateStreamErrorKind::JetStream(refusal) = error.kind()

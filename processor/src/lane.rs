@@ -4,15 +4,15 @@
 //! are `poll_*`: the next event batch to publish, values to load, where to read instructions from.
 
 mod apply;
+mod loads;
 
-use crate::cache::{Cache, Key, Value};
+use crate::cache::{Cache, Key};
 use bytes::Bytes;
 use fieldstream_shared::cursor::{BatchId, Cursor, Cursors, Part, Position};
 use fieldstream_shared::event::{EventBatch, encode_event_batch};
-use fieldstream_shared::limits::READ_ITEMS_MAX;
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::partition::{PARTITIONS, Partition, PartitionSet};
-use fieldstream_shared::read::{Answer, AnswerBody, Query, Request};
+use fieldstream_shared::read::{Answer, Request};
 use fieldstream_shared::record::{BatchBuilder, Record, decode_batch};
 use fieldstream_shared::registry::Registry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -23,8 +23,6 @@ const UNREAD_BATCHES_MAX: usize = 8;
 const BUFFER_BYTES_MAX: usize = 64 << 20;
 /// Cursors of idle partitions are moved along alone this often, if INSTRUCTIONS has moved.
 const IDLE_MOVE_MS: u64 = 3_000;
-/// Loads in flight at a time.
-const LOADS_MAX: usize = 4;
 
 /// Why a processor must leave: it must not guess what the log says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -261,12 +259,6 @@ impl Lane {
         Pending { partition, bytes, whole: true }
     }
 
-    fn want(&mut self, key: Key) {
-        if !self.cache.contains(&key) && self.loading.insert(key.clone()) {
-            self.wanted.push_back(key);
-        }
-    }
-
     /// Takes the next message of EVENTS: moves cursors, confirms own batches, drops what was built
     /// on parts that do not count.
     ///
@@ -343,89 +335,6 @@ impl Lane {
     fn evict(&mut self) {
         let floor = &mut self.floor;
         self.cache.evict(|p, last_event| floor[p.index()] = floor[p.index()].max(last_event));
-    }
-
-    /// The next values to ask storers for.
-    pub fn poll_load(&mut self) -> Option<Load> {
-        if self.loads.len() >= LOADS_MAX || self.wanted.is_empty() {
-            return None;
-        }
-        let (mut keys, mut documents, mut marks, mut min_sequence) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        while keys.len() < READ_ITEMS_MAX
-            && let Some(key) = self.wanted.pop_front()
-        {
-            let p = key.partition();
-            if self.cache.contains(&key) || !self.owned.contains(p) {
-                self.loading.remove(&key);
-                continue;
-            }
-            min_sequence = min_sequence.max(self.floor[p.index()]);
-            keys.push(key);
-        }
-        if keys.is_empty() {
-            return None;
-        }
-        // Documents first: answers come in the order of the request.
-        keys.sort_by_key(|key| matches!(key, Key::Mark(..)));
-        for key in &keys {
-            match key {
-                Key::Document(id) => documents.push(id.clone()),
-                Key::Mark(p, client) => marks.push((*p, client.clone())),
-            }
-        }
-        self.next_load += 1;
-        self.loads.insert(self.next_load, keys);
-        let query = Query::GetMany { documents, marks };
-        Some(Load { id: self.next_load, request: Request { lane: self.lane, min_sequence, query } })
-    }
-
-    /// A load failed: its values are asked for again.
-    pub fn handle_load_failed(&mut self, id: u64) {
-        self.wanted.extend(self.loads.remove(&id).unwrap_or_default());
-    }
-
-    /// A load's answer came.
-    pub fn handle_loaded(&mut self, id: u64, answer: Answer) {
-        let Some(keys) = self.loads.remove(&id) else { return };
-        self.early.push((keys, answer));
-        self.use_early_answers();
-    }
-
-    /// Uses answers that this processor's own reading has reached. Before, they may hold foreign
-    /// events it does not know of yet.
-    fn use_early_answers(&mut self) {
-        let mut i = 0;
-        while i < self.early.len() {
-            if self.early[i].1.sequence <= self.events_sequence {
-                let (keys, answer) = self.early.swap_remove(i);
-                self.use_answer(keys, answer);
-            } else {
-                i += 1;
-            }
-        }
-    }
-
-    fn use_answer(&mut self, keys: Vec<Key>, answer: Answer) {
-        let AnswerBody::Values { documents, marks } = answer.body else {
-            self.wanted.extend(keys);
-            return;
-        };
-        let values =
-            documents.into_iter().map(|d| Value::Document(Box::new(d))).chain(marks.into_iter().map(Value::Mark));
-        let mut values = values.fuse();
-        for key in keys {
-            let p = key.partition();
-            match values.next() {
-                _ if !self.owned.contains(p) => {
-                    self.loading.remove(&key);
-                }
-                Some(value) if answer.sequence >= self.floor[p.index()] => {
-                    self.loading.remove(&key);
-                    self.cache.insert(key, value);
-                }
-                _ => self.wanted.push_back(key),
-            }
-        }
     }
 
     /// The next event batch, if there is something to say. `now_ms` is a monotonic clock. The

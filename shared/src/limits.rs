@@ -76,6 +76,10 @@ pub const LIST_PAGE_MAX: usize = 1000;
 /// Documents and client marks in one read-service request.
 pub const READ_ITEMS_MAX: usize = 4096;
 
+/// Bytes of documents in one answer of the read service; a longer one is cut short, and the rest is
+/// asked for again.
+pub const READ_DOCUMENTS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Payload bytes of one message of a read-service answer; longer answers come in several.
 pub const READ_PART_BYTES_MAX: usize = 512 * 1024;
 

@@ -73,7 +73,7 @@ pub enum AnswerBody {
     Behind,
     /// Values in the order of the request; a document that never was is revision 0 and absent.
     Values {
-        /// Documents.
+        /// Documents; cut short behind [`crate::limits::READ_DOCUMENTS_BYTES_MAX`].
         documents: Vec<Document>,
         /// Marks.
         marks: Vec<Mark>,

@@ -47,7 +47,8 @@ fn record(operation: &[u8], refuse: Option<Code>) -> Vec<u8> {
 }
 
 fn event(operation: &[u8], body: EventBody) -> Event {
-    let arrival = Arrival { epoch: 1_790_000_000_000_000, number: 5, settled: 4, content_hash: content(operation).hash() };
+    let arrival =
+        Arrival { epoch: 1_790_000_000_000_000, number: 5, settled: 4, content_hash: content(operation).hash() };
     let document = DocumentId::new("site7/boiler-1").unwrap();
     let origin = Origin { client: ClientId::new("boiler-1").unwrap(), arrival, document };
     Event {
@@ -72,7 +73,11 @@ fn examples() -> BTreeMap<String, Vec<u8>> {
     let updated = event(&operation, EventBody::Updated { version, change }).encode();
     let refused = event(&operation, EventBody::Refused(Code::CONFLICT)).encode();
     let repeated = event(&operation, EventBody::Repeated(Outcome::Applied { revision: 7 })).encode();
-    let dead = EventBody::Dead { code: Code::UNDECODABLE, reason: "the record is not of a known form".into(), raw: vec![0xc1] };
+    let dead = EventBody::Dead {
+        code: Code::UNDECODABLE,
+        reason: "the record is not of a known form".into(),
+        raw: vec![0xc1],
+    };
     let dead = Event { origin: None, partition: Partition(0), received_at_us: 0, ..event(&operation, dead) }.encode();
     let mut events = BatchBuilder::default();
     events.push(&updated);
@@ -140,7 +145,8 @@ fn the_functions_give_the_documented_values() {
         assert!(text.contains(&row), "docs/LOG.md must have the row {row}");
     }
     for p in [0_u8, 1, 2, 255] {
-        let row = format!("| {p} | `{}` |", owner(Partition(p), ["processor-a", "processor-b", "processor-c"]).unwrap());
+        let row =
+            format!("| {p} | `{}` |", owner(Partition(p), ["processor-a", "processor-b", "processor-c"]).unwrap());
         assert!(text.contains(&row), "docs/LOG.md must have the row {row}");
     }
     let hash = format!("`{:016x}`", message_hash(b"fieldstream"));

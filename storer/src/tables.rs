@@ -11,6 +11,7 @@ use crate::rows::{
 };
 use fieldstream_shared::document::{Document, Kind};
 use fieldstream_shared::ids::{ClientId, DocumentId};
+use fieldstream_shared::limits::READ_DOCUMENTS_BYTES_MAX;
 use fieldstream_shared::marks::Mark;
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::partition::{Partition, PartitionSet};
@@ -262,13 +263,22 @@ impl ReadTables<'_> {
         value.map(|value| row("meta", checkpoint_sequence(value))).transpose()
     }
 
-    /// Documents in the order asked for; one that never was is revision 0 and absent.
+    /// Documents in the order asked for; one that never was is revision 0 and absent. Cut short,
+    /// behind at least one, at [`READ_DOCUMENTS_BYTES_MAX`].
     ///
     /// # Errors
     /// [`TableError`].
     pub fn documents(&self, ids: &[DocumentId]) -> Result<Vec<Document>, TableError> {
-        let read = |id: &DocumentId| Ok(self.document(id)?.map(|row| row.document).unwrap_or_default());
-        ids.iter().map(read).collect()
+        let (mut documents, mut bytes) = (Vec::new(), 0);
+        for id in ids {
+            if bytes >= READ_DOCUMENTS_BYTES_MAX {
+                break;
+            }
+            let document = self.document(id)?.map(|row| row.document).unwrap_or_default();
+            bytes += document.body.encoded_bytes();
+            documents.push(document);
+        }
+        Ok(documents)
     }
 
     /// Marks in the order asked for.

@@ -53,6 +53,8 @@ pub struct Shape {
     pub storers: usize,
     /// What the log survives.
     pub profile: Profile,
+    /// Room of both streams of all lanes.
+    pub log_bytes: u64,
     /// Storers that must have an event before it counts as stored.
     pub stored_copies: usize,
 }
@@ -65,6 +67,7 @@ impl Default for Shape {
             processors: vec![PartitionSet::ALL],
             storers: 1,
             profile: Profile::Durable,
+            log_bytes: 2 << 30,
             stored_copies: 1,
         }
     }
@@ -95,7 +98,11 @@ impl Cluster {
             ChildOptions { binary: nats_server(), directory: dir.path().join("nats"), profile: shape.profile };
         let nats = NatsChild::start(options).await.expect("nats-server");
         let connection = Connection::connect(nats.server(), "test").await.unwrap();
-        let topology = TopologyOptions { lanes: Some(shape.lanes), max_bytes_total: Some(2 << 30), replicas: 1 };
+        let topology = TopologyOptions {
+            lanes: Some(shape.lanes),
+            max_bytes_total: Some(shape.log_bytes),
+            ..TopologyOptions::default()
+        };
         Topology::create(&connection, &topology).await.unwrap();
         certificate(dir.path());
         let mut cluster = Cluster { dir, nats, gateways: vec![], processors: vec![], storers: vec![] };

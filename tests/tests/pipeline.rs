@@ -198,3 +198,24 @@ async fn roles_come_back_and_go_on_where_the_log_is() {
     client.sync().await.unwrap();
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hello_example_says_hello() {
+    let source = include_str!("../../client/examples/hello.rs");
+    assert!(source.lines().count() <= 15, "hello fits on a slide");
+    let cluster = Cluster::start(Shape::default()).await;
+    let built = std::env::current_exe().unwrap().parent().unwrap().join("../examples/hello");
+    assert!(built.exists(), "not built: cargo build -p fieldstream-client --example hello");
+    for (transport, ca) in [("tcp", None), ("quic", Some(cluster.ca()))] {
+        let mut hello = tokio::process::Command::new(&built);
+        hello.arg(cluster.url(0, transport)).args(ca);
+        let output = tokio::time::timeout(LONG, hello.output()).await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("Hello, field!"),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    cluster.stop().await;
+}

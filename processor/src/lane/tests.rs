@@ -7,6 +7,7 @@ use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::instruction::{Content, Operation};
 use fieldstream_shared::marks::Mark;
 use fieldstream_shared::outcome::Outcome;
+use fieldstream_shared::read::{AnswerBody, Query};
 use fieldstream_shared::record::NewRecord;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -1,0 +1,157 @@
+//! Where NATS is, out of the configuration, and what to say when it is not there.
+
+use crate::config::Settings;
+use crate::exit::{Exit, Failure};
+use fieldstream_gateway::GatewayError;
+use fieldstream_nats::{Connection, Credentials, NatsError, Server, Topology, TopologyOptions};
+use fieldstream_processor::ProcessorError;
+use fieldstream_storer::StorerError;
+
+/// The server that the configuration names.
+///
+/// # Errors
+/// If it names none.
+pub(crate) fn server(settings: &Settings) -> Result<Server, Failure> {
+    let Some(url) = &settings.nats.url else {
+        return Err(Failure::new(Exit::Configuration, "no NATS server is named")
+            .help("give --nats URL, or set nats.url; `fieldstream up` needs none and starts its own"));
+    };
+    let (url, in_url) = split_login(url);
+    let credentials = match (&settings.nats.credentials_file, in_url) {
+        (Some(file), _) => Credentials::File(file.clone()),
+        (None, Some((user, password))) => Credentials::UserPassword { user, password },
+        (None, None) => Credentials::None,
+    };
+    Ok(Server { url, credentials })
+}
+
+/// A URL without its user and password, so that no message ever shows them.
+fn split_login(url: &str) -> (String, Option<(String, String)>) {
+    let Some((scheme, rest)) = url.split_once("://") else { return (url.to_owned(), None) };
+    let Some((login, host)) = rest.rsplit_once('@') else { return (url.to_owned(), None) };
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    (format!("{scheme}://{host}"), Some((decoded(user), decoded(password))))
+}
+
+/// A URL with user and password in it, for programs that take nothing else.
+pub(crate) fn url_with_login(server: &Server) -> String {
+    match (&server.credentials, server.url.split_once("://")) {
+        (Credentials::UserPassword { user, password }, Some((scheme, host))) => {
+            format!("{scheme}://{}:{}@{host}", encoded(user), encoded(password))
+        }
+        _ => server.url.clone(),
+    }
+}
+
+fn encoded(text: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
+fn decoded(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let pair = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).filter(|_| *first == b'%') {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The streams: created on request, else as they are.
+///
+/// # Errors
+/// What [`nats_failure`] makes of the reason.
+pub(crate) async fn topology(server: &Server, settings: &Settings, create: bool) -> Result<Topology, Failure> {
+    let connection = Connection::connect(server, "fieldstream start").await.map_err(|e| nats_failure(&e))?;
+    let options = TopologyOptions {
+        lanes: settings.nats.lanes_given.then_some(settings.nats.lanes),
+        max_bytes_total: settings.nats.log_bytes_max,
+        ..TopologyOptions::default()
+    };
+    let topology =
+        if create { Topology::create(&connection, &options).await } else { Topology::load(&connection).await };
+    topology.map_err(|error| nats_failure(&error))
+}
+
+/// An error of NATS with the exit code for it. Its messages end with what to do.
+pub(crate) fn nats_failure(error: &NatsError) -> Failure {
+    let exit = match error {
+        NatsError::LanesMismatch { .. } | NatsError::LogVersion { .. } | NatsError::CredentialsFile { .. } => {
+            Exit::Configuration
+        }
+        _ => Exit::Unavailable,
+    };
+    split(exit, &error.to_string())
+}
+
+/// Separates what to do from what went wrong.
+fn split(exit: Exit, message: &str) -> Failure {
+    match message.rsplit_once("; ") {
+        Some((what, help)) => Failure::new(exit, what).help(help),
+        None => Failure::new(exit, message),
+    }
+}
+
+/// Why a gateway does not run.
+pub(crate) fn gateway_failure(error: &GatewayError) -> Failure {
+    match error {
+        GatewayError::Nats(error) => nats_failure(error),
+        GatewayError::Certificate { .. } => split(Exit::Configuration, &error.to_string()),
+        error => split(Exit::Failed, &error.to_string()),
+    }
+}
+
+/// Why a processor does not run.
+pub(crate) fn processor_failure(error: &ProcessorError) -> Failure {
+    match error {
+        ProcessorError::Nats(error) => nats_failure(error),
+        error => split(Exit::Failed, &error.to_string()),
+    }
+}
+
+/// Why a storer does not run.
+pub(crate) fn storer_failure(error: &StorerError) -> Failure {
+    match error {
+        StorerError::Nats(error) => nats_failure(error),
+        error => split(Exit::Failed, &error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_leave_the_url_and_come_back_into_it() {
+        let (url, login) = split_login("nats://us%3Aer:p%40ss@host:4222");
+        assert_eq!(url, "nats://host:4222");
+        let (user, password) = login.unwrap();
+        assert_eq!((user.as_str(), password.as_str()), ("us:er", "p@ss"));
+        let server = Server { url, credentials: Credentials::UserPassword { user, password } };
+        assert_eq!(url_with_login(&server), "nats://us%3Aer:p%40ss@host:4222");
+        assert_eq!(split_login("nats://host:4222"), ("nats://host:4222".into(), None));
+        assert_eq!(decoded("100%"), "100%");
+    }
+
+    #[test]
+    fn messages_and_what_to_do_are_told_apart() {
+        let error = NatsError::Unreachable { url: "nats://h:1".into(), reason: "connection refused".into() };
+        let failure = nats_failure(&error);
+        assert_eq!(failure.exit, Some(Exit::Unavailable));
+        assert!(failure.message.contains("nats://h:1: connection refused"), "{failure:?}");
+        assert!(failure.help.unwrap().contains("fieldstream up"));
+    }
+}
