@@ -1,10 +1,10 @@
 //! Frames that clients send.
 
-use super::{FrameError, begin, end};
+use super::{FrameError, begin, decode_frame, end};
 use crate::ids::DocumentId;
 use crate::instruction::Content;
 use crate::limits::{HELLO_WATCHES_MAX, LIST_PAGE_MAX};
-use crate::msgpack::{DecodeError, Reader, Write, decode};
+use crate::msgpack::{DecodeError, Reader, Write};
 use crate::outcome::AckLevel;
 
 /// A frame from a client. Ids are as they came: unchecked.
@@ -195,24 +195,7 @@ impl<'a> FromClient<'a> {
     /// # Errors
     /// [`FrameError`]; both close the connection.
     pub fn decode(payload: &'a [u8]) -> Result<FromClient<'a>, FrameError> {
-        let mut reader = Reader::new(payload);
-        let elements = reader.array()?;
-        if elements == 0 {
-            return Err(DecodeError::Expected("a tag").into());
-        }
-        let known = match reader.u64()? {
-            tag @ 1..=9 => tag,
-            other => return Err(FrameError::UnknownTag(other)),
-        };
-        Ok(decode(payload, |r| {
-            let n = r.array()?;
-            r.u64()?;
-            let (frame, used) = Self::read(known, r)?;
-            for _ in 0..n.checked_sub(used).ok_or(DecodeError::Expected("a longer frame"))? {
-                r.skip()?;
-            }
-            Ok(frame)
-        })?)
+        decode_frame(payload, 1..=9, Self::read)
     }
 
     fn read(tag: u64, r: &mut Reader<'a>) -> Result<(FromClient<'a>, usize), DecodeError> {

@@ -10,7 +10,7 @@ mod server;
 pub use client::{FromClient, Hello, Instruct, Watch, WatchMode};
 pub use server::{FromServer, Limits, Snapshot, Update, Welcome, encode_document};
 
-use crate::msgpack::DecodeError;
+use crate::msgpack::{DecodeError, Reader};
 
 /// The protocol version spoken, and the ALPN name on TLS and QUIC.
 pub const PROTOCOL_VERSION: u64 = 1;
@@ -102,6 +102,30 @@ pub enum FrameError {
     /// Not of the documented form.
     #[error("malformed frame: {0}")]
     Malformed(#[from] DecodeError),
+}
+
+/// Decodes a payload whose tag is one of `tags`. `read` gets the tag and a reader behind it, and
+/// returns how many elements it used, the tag included; those of a newer version are passed over.
+fn decode_frame<'a, T>(
+    payload: &'a [u8],
+    tags: std::ops::RangeInclusive<u64>,
+    read: impl FnOnce(u64, &mut Reader<'a>) -> Result<(T, usize), DecodeError>,
+) -> Result<T, FrameError> {
+    let mut reader = Reader::new(payload);
+    let elements = reader.array()?;
+    if elements == 0 {
+        return Err(DecodeError::Expected("a tag").into());
+    }
+    let tag = reader.u64()?;
+    if !tags.contains(&tag) {
+        return Err(FrameError::UnknownTag(tag));
+    }
+    let (frame, used) = read(tag, &mut reader)?;
+    for _ in 0..elements.checked_sub(used).ok_or(DecodeError::Expected("a longer frame"))? {
+        reader.skip()?;
+    }
+    reader.finish()?;
+    Ok(frame)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Frames that servers send.
 
-use super::{FrameError, begin, end};
+use super::{FrameError, begin, decode_frame, end};
 use crate::change::Version;
 use crate::code::Code;
 use crate::document::{Document, Kind};
 use crate::limits::SNAPSHOT_CHUNK_BYTES_MAX;
-use crate::msgpack::{DecodeError, Reader, Write, decode};
+use crate::msgpack::{DecodeError, Reader, Write};
 use crate::outcome::{AckLevel, Outcome};
 use crate::read::Listed;
 
@@ -299,24 +299,7 @@ impl<'a> FromServer<'a> {
     /// [`FrameError::UnknownTag`] for a frame of a newer server, which clients pass over;
     /// [`FrameError::Malformed`] otherwise.
     pub fn decode(payload: &'a [u8]) -> Result<FromServer<'a>, FrameError> {
-        let mut reader = Reader::new(payload);
-        let elements = reader.array()?;
-        if elements == 0 {
-            return Err(DecodeError::Expected("a tag").into());
-        }
-        let tag = match reader.u64()? {
-            tag @ 65..=77 => tag,
-            other => return Err(FrameError::UnknownTag(other)),
-        };
-        Ok(decode(payload, |r| {
-            let n = r.array()?;
-            r.u64()?;
-            let (frame, used) = Self::read(tag, r)?;
-            for _ in 0..n.checked_sub(used).ok_or(DecodeError::Expected("a longer frame"))? {
-                r.skip()?;
-            }
-            Ok(frame)
-        })?)
+        decode_frame(payload, 65..=77, Self::read)
     }
 
     fn read(tag: u64, r: &mut Reader<'a>) -> Result<(FromServer<'a>, usize), DecodeError> {
