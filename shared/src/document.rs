@@ -72,6 +72,16 @@ impl Body {
         }
     }
 
+    /// About how much memory the body takes beside [`Body`] itself. A structured one takes many
+    /// times its encoded length.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Body::Absent => 0,
+            Body::Text(text) => text.capacity(),
+            Body::Structured(map) => value::map_memory_bytes(map),
+        }
+    }
+
     /// The body's bytes: nothing, the text's UTF-8, or the map's canonical MessagePack.
     pub fn encode(&self) -> Vec<u8> {
         match self {

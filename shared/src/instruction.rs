@@ -254,8 +254,11 @@ fn finite(n: f64) -> Option<Value> {
 /// only close to the limit the change is tried on a copy.
 fn check_growth(document: &Document, primitive: &Primitive) -> Result<(), Code> {
     let grows_by = match primitive {
+        // The canonical form can be longer than what came: a float of four bytes takes eight.
+        Primitive::SetMap(map) | Primitive::Merge(map) if value::map_bytes(map) > INSTRUCTION_BYTES_MAX => {
+            return Err(Code::TOO_LARGE);
+        }
         Primitive::SetText(text) if text.len() > DOCUMENT_BYTES_MAX => return Err(Code::TOO_LARGE),
-        Primitive::SetMap(map) if value::map_bytes(map) > DOCUMENT_BYTES_MAX => return Err(Code::TOO_LARGE),
         Primitive::SetText(_) | Primitive::SetMap(_) | Primitive::Delete => return Ok(()),
         Primitive::Append(text) => text.len(),
         Primitive::Splice(edits) => edits.iter().map(|e| e.inserted.len()).sum(),
@@ -294,12 +297,21 @@ fn check_custom(document: &Document, change: Change) -> Result<Change, Code> {
     body.check_size()?;
     let mut encoded = Vec::new();
     crate::change::write_change(&change, &mut encoded);
-    if encoded.len() > INSTRUCTION_BYTES_MAX { Err(Code::TOO_LARGE) } else { Ok(change) }
+    if encoded.len() > INSTRUCTION_BYTES_MAX {
+        return Err(Code::TOO_LARGE);
+    }
+    // What a handler made must be what every reader reads: no path or list over its limit, no
+    // number that has no encoding.
+    match decode(&encoded, crate::change::read_change) {
+        Ok(read) if read == change => Ok(change),
+        Ok(_) | Err(_) => Err(Code::INVALID_INSTRUCTION),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{EDITS_MAX, PATH_KEYS_MAX};
 
     fn check(body: Body, if_revision: Option<u64>, operation: Operation, expect: Result<Body, Code>) {
         let document = Document { revision: 4, time_us: 0, body };
@@ -389,6 +401,58 @@ mod tests {
         let swap = Operation::Splice(vec![Edit { position: 0, deleted: 2, inserted: "é".into() }]);
         let expect = text(&format!("é{}", "x".repeat(DOCUMENT_BYTES_MAX - 3)));
         check(full(), None, swap, Ok(expect));
+    }
+
+    /// A handler that makes whatever change it was built with.
+    struct Makes(Change);
+
+    impl crate::registry::CustomInstruction for Makes {
+        fn name(&self) -> &'static str {
+            "make"
+        }
+
+        fn apply(&self, _: &Document, _: &[u8]) -> Result<Change, Code> {
+            Ok(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn handlers_make_only_what_every_reader_reads() {
+        let make = |body: Body, change: Change| {
+            let registry = Registry::default().with(Makes(change));
+            let document = Document { revision: 1, time_us: 0, body };
+            decide(&document, None, Operation::Custom("make".into(), vec![]), &registry)
+        };
+        let path = |keys: usize| vec!["k".to_owned(); keys];
+        let edit = Edit { position: 0, deleted: 0, inserted: "x".into() };
+        let set = |value| vec![Primitive::SetAt(path(1), value)];
+        let good = vec![Primitive::SetText("a".into()), Primitive::Splice(vec![edit.clone()])];
+        assert_eq!(make(Body::Absent, good.clone()), Ok(good));
+        assert!(make(Body::Absent, vec![Primitive::SetAt(path(PATH_KEYS_MAX), Value::Nil)]).is_ok());
+        for (body, change, code) in [
+            (text("a"), vec![Primitive::Merge(Map::new())], Code::WRONG_KIND),
+            (Body::Absent, vec![Primitive::SetAt(path(DEPTH_MAX), Value::Nil)], Code::INVALID_INSTRUCTION),
+            (Body::Absent, vec![Primitive::SetAt(vec![], Value::Nil)], Code::TOO_DEEP),
+            (text("a"), vec![Primitive::Splice(vec![edit; EDITS_MAX + 1])], Code::INVALID_INSTRUCTION),
+            (Body::Absent, set(Value::Float(f64::NAN)), Code::INVALID_INSTRUCTION),
+            (Body::Absent, set(Value::Float(f64::INFINITY)), Code::INVALID_INSTRUCTION),
+            (Body::Absent, set(Value::Int(i128::MAX)), Code::INVALID_INSTRUCTION),
+            (Body::Absent, vec![Primitive::SetText("x".repeat(INSTRUCTION_BYTES_MAX))], Code::TOO_LARGE),
+        ] {
+            assert_eq!(make(body, change.clone()), Err(code), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn values_that_grow_when_they_are_encoded_again_keep_the_limit() {
+        // Floats of four bytes are kept as eight.
+        let n = INSTRUCTION_BYTES_MAX / 6;
+        let mut operation = vec![0x92, 5, 0x81, 0xa1, b'a', 0xdd];
+        operation.extend((n as u32).to_be_bytes());
+        (0..n).for_each(|_| operation.extend([0xca, 0, 0, 0, 0]));
+        let content = Content { document: "d", if_revision: None, operation: &operation };
+        let operation = content.check().unwrap();
+        assert_eq!(decide(&Document::default(), None, operation, &Registry::default()), Err(Code::TOO_LARGE));
     }
 
     #[test]

@@ -57,8 +57,8 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// client and partition, and the work a client can have in flight.
 pub const NUMBER_WINDOW: u64 = 32;
 
-/// Edits in one `splice`: more than one frame can hold of the smallest kind would be pointless,
-/// fewer keep one instruction's cost bounded.
+/// Edits in one `splice`. Each walks the text up to its position, so that this times the largest
+/// document bounds what one instruction can cost; real editors send a few.
 pub const EDITS_MAX: usize = 4096;
 
 /// Keys in the path of an `add`: the nesting limit less the root map.

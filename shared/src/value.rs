@@ -71,6 +71,19 @@ impl Value {
         counter.0
     }
 
+    /// About how much memory the value takes beside [`Value`] itself.
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Value::Nil | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+            Value::Str(s) => s.capacity(),
+            Value::Bin(b) => b.capacity(),
+            Value::Array(items) => {
+                items.capacity() * size_of::<Value>() + items.iter().map(Value::memory_bytes).sum::<usize>()
+            }
+            Value::Map(map) => map_memory_bytes(map),
+        }
+    }
+
     /// Levels of nesting: 0 for a scalar.
     pub fn depth(&self) -> usize {
         match self {
@@ -151,6 +164,14 @@ pub fn map_bytes(map: &Map) -> usize {
     let mut counter = Counter(0);
     write_map(map, &mut counter);
     counter.0
+}
+
+/// About how much memory a map takes beside [`Map`] itself. A node of the standard library's
+/// B-tree has room for eleven entries; six are taken for granted, and at least one node is there.
+pub fn map_memory_bytes(map: &Map) -> usize {
+    const NODE_BYTES: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 32;
+    let entries: usize = map.iter().map(|(key, value)| key.capacity() + value.memory_bytes()).sum();
+    map.len().div_ceil(6) * NODE_BYTES + entries
 }
 
 fn read_at(reader: &mut Reader<'_>, depth: usize) -> Result<Value, DecodeError> {

@@ -302,7 +302,7 @@ impl Projection {
             Entry::Vacant(entry) => {
                 let found = state.document(&id).map_err(ProjectionError::State)?;
                 let row = found.unwrap_or_else(|| new_row(client.clone(), at.lane));
-                self.bytes += row.document.body.encoded_bytes();
+                self.bytes += row.document.body.memory_bytes();
                 entry.insert(row)
             }
         };
