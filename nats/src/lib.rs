@@ -22,7 +22,7 @@ pub mod topology;
 pub use batch_writer::{BatchWriter, WriteError};
 pub use child::{ChildError, ChildOptions, NatsChild, Profile};
 pub use connection::{Connection, Credentials, NatsError, Server};
-pub use log_reader::{LogError, LogMessage, LogReader, Start};
+pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
 pub use topology::{Log, Topology, TopologyOptions, last_sequence};

@@ -7,9 +7,13 @@ use bytes::Bytes;
 use fieldstream_shared::event::message_hash;
 use futures::StreamExt;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 /// Messages asked for at a time: bounds what waits in memory.
 const PULL_MESSAGES: usize = 128;
+/// Messages a pump has read ahead of its owner.
+const PUMPED_MESSAGES: usize = 8;
 /// A pull request that finds nothing is renewed after this long.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// The server gives a sign of life this often; two missing ones and the consumer is made anew.
@@ -97,6 +101,35 @@ impl std::fmt::Debug for LogReader {
     }
 }
 
+/// A reader that reads on by itself ([`LogReader::pump`]). Ends when dropped.
+#[derive(Debug)]
+pub struct LogPump {
+    messages: mpsc::Receiver<Result<LogMessage, LogError>>,
+    task: AbortHandle,
+}
+
+impl LogPump {
+    /// The next message; pends for good behind an error.
+    ///
+    /// # Errors
+    /// [`LogError`] if going on would lose or repeat something.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Result<LogMessage, LogError> {
+        match self.messages.recv().await {
+            Some(message) => message,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for LogPump {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 enum Step {
     Message(LogMessage),
     Nothing,
@@ -119,8 +152,27 @@ impl LogReader {
             fresh: true,
             retry: RETRY,
         };
+        // Reconnects that came before have nothing to do with the consumer made now.
+        reader.connection.forget_reconnects();
         reader.try_open().await?;
         Ok(reader)
+    }
+
+    /// Reads on in a task of its own, for callers that wait for other things beside. Dropping
+    /// [`LogReader::next`] over and over would begin the opening of a consumer, which takes several
+    /// round trips, anew each time.
+    pub fn pump(mut self) -> LogPump {
+        let (sender, messages) = mpsc::channel(PUMPED_MESSAGES);
+        let task = tokio::spawn(async move {
+            loop {
+                let message = self.next().await;
+                let last = message.is_err();
+                if sender.send(message).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        LogPump { messages, task: task.abort_handle() }
     }
 
     /// The next message. Waits as long as it takes, also through outages.
