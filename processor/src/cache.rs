@@ -41,7 +41,7 @@ impl Value {
     /// About how much memory the value takes.
     fn bytes(&self) -> usize {
         match self {
-            Value::Document(document) => 192 + document.body.encoded_bytes(),
+            Value::Document(document) => 192 + document.body.memory_bytes(),
             Value::Mark(mark) => 192 + 48 * mark.window.len(),
         }
     }
@@ -85,6 +85,11 @@ impl Cache {
     /// Bytes of values that cannot be evicted.
     pub fn dirty_bytes(&self) -> usize {
         self.dirty_bytes
+    }
+
+    /// Whether it holds more than it should. Eviction ends that, unless too much is dirty.
+    pub fn is_over(&self) -> bool {
+        self.bytes > self.bytes_max
     }
 
     /// Bytes of all values.
@@ -166,15 +171,16 @@ impl Cache {
         (self.bytes, self.dirty_bytes) = (bytes, dirty_bytes);
     }
 
-    /// Evicts clean values until the cache is within its bound. `evicted` is told the partition and
-    /// the last event of each: an answer older than that must not be used any more.
-    pub fn evict(&mut self, mut evicted: impl FnMut(Partition, u64)) {
+    /// Evicts clean values until the cache is within its bound, but none that `is_needed`. `evicted`
+    /// is told the partition and the last event of each: an answer older than that must not be
+    /// used any more.
+    pub fn evict(&mut self, is_needed: impl Fn(&Key) -> bool, mut evicted: impl FnMut(Partition, u64)) {
         let mut looks = self.order.len();
         while self.bytes > self.bytes_max && looks > 0 {
             looks -= 1;
             let Some((key, used)) = self.order.pop_front() else { return };
             let Some(entry) = self.entries.get(&key) else { continue };
-            if entry.used != used || entry.dirty {
+            if entry.used != used || entry.dirty || is_needed(&key) {
                 let used = entry.used;
                 self.order.push_back((key, used));
                 continue;
@@ -209,7 +215,7 @@ mod tests {
         cache.change(&key(1), |_| ()).unwrap();
         cache.hold(&key(1));
         let mut gone = Vec::new();
-        cache.evict(|p, last| gone.push((p, last)));
+        cache.evict(|_| false, |p, last| gone.push((p, last)));
         assert_eq!(gone, [(key(2).partition(), 0)]);
         assert!(cache.contains(&key(0)) && cache.contains(&key(1)));
 
@@ -220,7 +226,7 @@ mod tests {
         cache.release(&key(1), 40);
         assert_eq!(cache.dirty_bytes(), 0);
         gone.clear();
-        cache.evict(|p, last| gone.push((p, last)));
+        cache.evict(|_| false, |p, last| gone.push((p, last)));
         assert!(gone.contains(&(key(1).partition(), 40)), "the floor learns of the last event");
     }
 
@@ -233,7 +239,7 @@ mod tests {
         assert_eq!((cache.bytes(), cache.dirty_bytes()), (2 * 192 + 510, 692));
         cache.drop_partitions(|p| p == key(1).partition());
         assert_eq!((cache.bytes(), cache.dirty_bytes()), (202, 0));
-        cache.evict(|_, _| ());
+        cache.evict(|_| false, |_, _| ());
         assert_eq!(cache.bytes(), 0);
     }
 }

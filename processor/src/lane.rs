@@ -51,6 +51,9 @@ pub enum LaneError {
         /// Its version.
         version: u64,
     },
+    /// This program is at odds with itself. Nothing of the batch in the making is published.
+    #[error("defect in this program: {0}; the partition's next owner goes on from the log")]
+    Contradiction(&'static str),
 }
 
 /// What a lane's core is made with.
@@ -151,7 +154,11 @@ pub struct Lane {
     unstored: VecDeque<(u64, Vec<Key>)>,
     progress: u64,
     wanted: VecDeque<Key>,
+    /// Wanted or in flight.
     loading: HashSet<Key>,
+    /// What the records in front waited for when they were last tried.
+    needed: Vec<Key>,
+    in_flight: HashSet<Key>,
     loads: HashMap<u64, Vec<Key>>,
     next_load: u64,
     /// Answers ahead of this processor's own reading.
@@ -186,6 +193,8 @@ impl Lane {
             progress: 0,
             wanted: VecDeque::new(),
             loading: HashSet::new(),
+            needed: Vec::new(),
+            in_flight: HashSet::new(),
             loads: HashMap::new(),
             next_load: 0,
             early: Vec::new(),
@@ -330,35 +339,40 @@ impl Lane {
         }
     }
 
-    /// Called behind applying only: values that came together for a record are used before they
-    /// may go, however small the cache is.
-    fn evict(&mut self) {
+    /// Called behind applying only, and spares what a record is still waiting with: values must
+    /// not push each other out before they were used, however small the cache is.
+    fn evict(&mut self, needed: &HashSet<&Key>) {
         let floor = &mut self.floor;
-        self.cache.evict(|p, last_event| floor[p.index()] = floor[p.index()].max(last_event));
+        let evicted = |p: Partition, last_event| floor[p.index()] = floor[p.index()].max(last_event);
+        self.cache.evict(|key| needed.contains(key), evicted);
     }
 
     /// The next event batch, if there is something to say. `now_ms` is a monotonic clock. The
     /// caller publishes it, again and again until it is in, before it polls for the next one.
-    pub fn poll_batch(&mut self, now_ms: u64) -> Option<Built> {
+    ///
+    /// # Errors
+    /// [`LaneError::Contradiction`].
+    pub fn poll_batch(&mut self, now_ms: u64) -> Result<Option<Built>, LaneError> {
         if self.events_sequence < self.catch_up_to
             || self.unread.len() >= UNREAD_BATCHES_MAX
             || self.cache.dirty_bytes() > self.pinned_bytes_max
         {
-            return None;
+            return Ok(None);
         }
         let mut work = Work::default();
-        self.apply_messages(&mut work);
-        self.evict();
+        self.apply_messages(&mut work)?;
+        self.evict(&work.needed.iter().collect());
+        self.needed = std::mem::take(&mut work.needed);
         let idle = now_ms.saturating_sub(self.built_at_ms) >= IDLE_MOVE_MS && self.lags();
         if work.events.is_empty() && !idle {
-            return None;
+            return Ok(None);
         }
         self.built_at_ms = now_ms;
         self.counter += 1;
         let id = BatchId { incarnation: self.incarnation, counter: self.counter };
         let parts = self.take_steps(id, &work);
         if parts.is_empty() {
-            return None;
+            return Ok(None);
         }
         let message = encode_event_batch(id, &parts, &work.events).into();
         let partitions = parts.iter().flat_map(|part| part.partitions.iter().collect::<Vec<_>>());
@@ -367,14 +381,14 @@ impl Lane {
         work.touched.dedup();
         work.touched.iter().for_each(|key| self.cache.hold(key));
         self.unread.insert(self.counter, Own { touched: work.touched, partitions });
-        Some(Built { id, message, events: work.events.len() })
+        Ok(Some(Built { id, message, events: work.events.len() }))
     }
 
     /// Applies what is buffered, until the batch is full. A partition whose values are missing
     /// waits at its record; the others go on.
-    fn apply_messages(&mut self, work: &mut Work) {
-        let Some(lowest) = self.ahead_lowest() else { return };
-        let Some(front) = self.messages.front().map(|m| m.sequence) else { return };
+    fn apply_messages(&mut self, work: &mut Work) -> Result<(), LaneError> {
+        let Some(lowest) = self.ahead_lowest() else { return Ok(()) };
+        let Some(front) = self.messages.front().map(|m| m.sequence) else { return Ok(()) };
         let begin = usize::try_from(lowest.sequence.saturating_sub(front)).unwrap_or(usize::MAX);
         for m in begin..self.messages.len() {
             let sequence = self.messages[m].sequence;
@@ -388,15 +402,16 @@ impl Lane {
                     continue;
                 }
                 let pending = pending.clone();
-                if !self.apply(&pending, sequence, index, work) {
+                if !self.apply(&pending, sequence, index, work)? {
                     work.blocked.insert(p, Position { sequence, records: index });
                 } else if work.events.is_full() {
                     work.upto = Position { sequence, records: index + 1 };
-                    return;
+                    return Ok(());
                 }
             }
             work.upto = Position { sequence, records: self.messages[m].records.len() as u32 };
         }
+        Ok(())
     }
 
     /// Moves the owned partitions' cursors ahead; partitions that step alike share a part.
@@ -457,6 +472,8 @@ struct Work {
     touched: Vec<Key>,
     upto: Position,
     blocked: HashMap<Partition, Position>,
+    /// The values that the blocked records need, there or not.
+    needed: Vec<Key>,
 }
 
 fn key_order(key: &Key) -> (Option<u8>, &str) {

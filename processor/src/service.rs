@@ -126,10 +126,19 @@ impl Processor {
     }
 
     /// Resolves when the processor cannot go on.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
     pub async fn failed(&mut self) -> ProcessorError {
-        match self.failures.recv().await {
-            Some(error) => error,
-            None => ProcessorError::Worker("no worker is left".into()),
+        loop {
+            tokio::select! {
+                biased;
+                Some(error) = self.failures.recv() => return error,
+                Some(ended) = self.workers.join_next() => if let Err(panic) = ended {
+                    return ProcessorError::Worker(panic.to_string());
+                },
+                else => return ProcessorError::Worker("no worker is left".into()),
+            }
         }
     }
 

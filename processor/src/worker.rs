@@ -3,7 +3,7 @@
 use crate::lane::{Built, Lane, LaneOptions, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
 use fieldstream_nats::{
-    BatchWriter, Connection, Log, LogMessage, LogReader, ReadClient, ReadError, Start, Topology, WriteError,
+    BatchWriter, Connection, Log, LogMessage, LogPump, LogReader, ReadClient, ReadError, Start, Topology, WriteError,
     last_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
@@ -59,7 +59,7 @@ pub(crate) async fn run(mut worker: Worker) -> Result<(), ProcessorError> {
     lane.handle_progress(checkpoint.events_sequence);
     lane.handle_owned(worker.options.partitions);
     let events = LogReader::open(&worker.consume, Log::Events, worker.lane, start).await?;
-    worker.drive(lane, events).await
+    worker.drive(lane, events.pump()).await
 }
 
 impl Worker {
@@ -84,9 +84,9 @@ impl Worker {
         Ok(Checkpoint { log_id, lanes, events_sequence: 0, events_hash: 0, cursors: Cursors::default() })
     }
 
-    async fn drive(&mut self, mut lane: Lane, mut events: LogReader) -> Result<(), ProcessorError> {
+    async fn drive(&mut self, mut lane: Lane, mut events: LogPump) -> Result<(), ProcessorError> {
         let writer = BatchWriter::new(&self.publish, Log::Events, self.lane);
-        let mut instructions: Option<LogReader> = None;
+        let mut instructions: Option<LogPump> = None;
         let mut loads: JoinSet<LoadResult> = JoinSet::new();
         let mut publishing: JoinSet<()> = JoinSet::new();
         let mut tick = tokio::time::interval(TICK);
@@ -94,18 +94,20 @@ impl Worker {
         loop {
             if let Some(from) = lane.poll_read_from() {
                 let start = Start { sequence: from - 1, hash: None };
-                instructions = Some(LogReader::open(&self.consume, Log::Instructions, self.lane, start).await?);
-            }
-            while let Some(load) = lane.poll_load() {
-                loads.spawn(ask(self.reads.clone(), load));
+                let reader = LogReader::open(&self.consume, Log::Instructions, self.lane, start).await?;
+                instructions = Some(reader.pump());
             }
             if publishing.is_empty() {
                 if self.stop.is_cancelled() {
                     return Ok(());
                 }
-                if let Some(built) = lane.poll_batch(begun.elapsed().as_millis() as u64) {
+                if let Some(built) = lane.poll_batch(begun.elapsed().as_millis() as u64)? {
                     publishing.spawn(publish(writer.clone(), built, self.lane));
                 }
+            }
+            // Behind applying: what records were found to wait for is asked for now.
+            while let Some(load) = lane.poll_load() {
+                loads.spawn(ask(self.reads.clone(), load));
             }
             tokio::select! {
                 message = events.next() => {
@@ -141,7 +143,7 @@ impl Worker {
     }
 }
 
-async fn next(reader: &mut Option<LogReader>) -> Result<LogMessage, fieldstream_nats::LogError> {
+async fn next(reader: &mut Option<LogPump>) -> Result<LogMessage, fieldstream_nats::LogError> {
     match reader {
         Some(reader) => reader.next().await,
         None => std::future::pending().await,

@@ -1,10 +1,9 @@
 //! Applying one record: from a pending instruction to its event.
 
-use super::{Lane, Pending, Work};
+use super::{Lane, LaneError, Pending, Work};
 use crate::cache::{Key, Value};
 use fieldstream_shared::change::{Change, Version};
 use fieldstream_shared::code::Code;
-use fieldstream_shared::document::Document;
 use fieldstream_shared::event::{Event, EventBody, Origin};
 use fieldstream_shared::instruction::{Content, decide};
 use fieldstream_shared::limits::{DEAD_RAW_BYTES_MAX, REASON_BYTES_MAX};
@@ -15,22 +14,30 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl Lane {
     /// Applies a record and adds its event to the batch. `false` if a value is missing: it was
     /// asked for, and the partition waits.
-    pub(super) fn apply(&mut self, pending: &Pending, sequence: u64, index: u32, work: &mut Work) -> bool {
+    ///
+    /// # Errors
+    /// [`LaneError::Contradiction`].
+    pub(super) fn apply(
+        &mut self,
+        pending: &Pending,
+        sequence: u64,
+        index: u32,
+        work: &mut Work,
+    ) -> Result<bool, LaneError> {
         let record = if pending.whole { Record::decode(&pending.bytes).ok() } else { None };
         let Some(record) = record else {
             let body = dead(Code::UNDECODABLE, "the record is not of a known form", &pending.bytes);
             let event = Event { partition: pending.partition, sequence, index, origin: None, received_at_us: 0, body };
             work.events.push(&event.encode());
-            return true;
+            return Ok(true);
         };
         let mark_key = Key::Mark(pending.partition, record.number.client.clone());
         let document_key = Key::Document(record.document.clone());
         if !self.cache.contains(&mark_key) || !self.cache.contains(&document_key) {
-            self.want(mark_key);
-            self.want(document_key);
-            return false;
+            work.needed.extend([mark_key, document_key]);
+            return Ok(false);
         }
-        let body = self.event_body(&record, &mark_key, &document_key, &pending.bytes);
+        let body = self.event_body(&record, &mark_key, &document_key, &pending.bytes)?;
         if matches!(body, EventBody::Updated { .. }) {
             work.touched.push(document_key);
         }
@@ -45,47 +52,53 @@ impl Lane {
         });
         work.touched.push(mark_key);
         work.events.push(&event.encode());
-        true
+        Ok(true)
     }
 
-    fn event_body(&mut self, record: &Record<'_>, mark_key: &Key, document_key: &Key, raw: &[u8]) -> EventBody {
-        let verdict = match self.cache.get(mark_key) {
-            Some(Value::Mark(mark)) => mark.judge(&record.arrival),
-            _ => Verdict::Fresh,
+    fn event_body(
+        &mut self,
+        record: &Record<'_>,
+        mark_key: &Key,
+        document_key: &Key,
+        raw: &[u8],
+    ) -> Result<EventBody, LaneError> {
+        let Some(Value::Mark(mark)) = self.cache.get(mark_key) else {
+            return Err(LaneError::Contradiction("a client's mark is not in the cache"));
         };
-        match (verdict, &record.action) {
+        let verdict = mark.judge(&record.arrival);
+        Ok(match (verdict, &record.action) {
             (Verdict::Repeated(outcome), _) => EventBody::Repeated(outcome),
             (Verdict::Refused(code), _) => EventBody::Refused(code),
             (Verdict::Fresh, Action::Refuse(code)) => EventBody::Refused(*code),
             (Verdict::Fresh, Action::Instruct { if_revision, operation }) => {
                 let content = Content { document: &record.document, if_revision: *if_revision, operation };
-                let decided = self.decide(&content, document_key);
-                match decided {
-                    Ok(Ok(change)) => self.update(document_key, change, record.received_at_us),
-                    Ok(Err(code)) => EventBody::Refused(code),
-                    Err(reason) => dead(Code::HANDLER_PANICKED, &reason, raw),
+                match self.decide(&content, document_key)? {
+                    Decision::Change(change) => self.update(document_key, change, record.received_at_us)?,
+                    Decision::Refuse(code) => EventBody::Refused(code),
+                    Decision::Panicked(reason) => dead(Code::HANDLER_PANICKED, &reason, raw),
                 }
             }
-        }
+        })
     }
 
-    /// Decides about an instruction; the outer error is a panic of its handler.
-    fn decide(&mut self, content: &Content<'_>, document_key: &Key) -> Result<Result<Change, Code>, String> {
+    fn decide(&mut self, content: &Content<'_>, document_key: &Key) -> Result<Decision, LaneError> {
         let operation = match content.check() {
             Ok(operation) => operation,
-            Err(code) => return Ok(Err(code)),
+            Err(code) => return Ok(Decision::Refuse(code)),
         };
-        let absent = Document::default();
-        let document = match self.cache.get(document_key) {
-            Some(Value::Document(document)) => document,
-            _ => &absent,
+        let Some(Value::Document(document)) = self.cache.get(document_key) else {
+            return Err(LaneError::Contradiction("a document is not in the cache"));
         };
         let registry = &self.registry;
-        catch_unwind(AssertUnwindSafe(|| decide(document, content.if_revision, operation, registry)))
-            .map_err(panic_text)
+        let decided = catch_unwind(AssertUnwindSafe(|| decide(document, content.if_revision, operation, registry)));
+        Ok(match decided {
+            Ok(Ok(change)) => Decision::Change(change),
+            Ok(Err(code)) => Decision::Refuse(code),
+            Err(panic) => Decision::Panicked(panic_text(panic)),
+        })
     }
 
-    fn update(&mut self, document_key: &Key, change: Change, received_at_us: u64) -> EventBody {
+    fn update(&mut self, document_key: &Key, change: Change, received_at_us: u64) -> Result<EventBody, LaneError> {
         let updated = self.cache.change(document_key, |value| {
             let Value::Document(document) = value else { return None };
             for primitive in &change {
@@ -97,10 +110,18 @@ impl Lane {
             Some(Version { revision: document.revision, state_hash: document.hash(), time_us: document.time_us })
         });
         match updated.flatten() {
-            Some(version) => EventBody::Updated { version, change },
-            None => EventBody::Refused(Code::INVALID_INSTRUCTION),
+            Some(version) => Ok(EventBody::Updated { version, change }),
+            None => Err(LaneError::Contradiction("a change does not fit the document it was decided on")),
         }
     }
+}
+
+/// What is decided about an instruction.
+enum Decision {
+    Change(Change),
+    Refuse(Code),
+    /// Its handler panicked.
+    Panicked(String),
 }
 
 fn dead(code: Code, reason: &str, raw: &[u8]) -> EventBody {

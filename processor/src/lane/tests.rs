@@ -38,12 +38,14 @@ impl Storer {
         }
     }
 
-    fn answer(&self, request: &Request) -> Option<Answer> {
+    /// Answers with all marks and the first documents: answers may be cut short.
+    fn answer(&self, request: &Request, documents_max: usize) -> Option<Answer> {
         let Query::GetMany { documents, marks } = &request.query else { panic!("not asked by a lane") };
+        let documents = documents.iter().take(documents_max);
         (self.sequence >= request.min_sequence).then(|| Answer {
             sequence: self.sequence,
             body: AnswerBody::Values {
-                documents: documents.iter().map(|d| self.documents.get(d).cloned().unwrap_or_default()).collect(),
+                documents: documents.map(|d| self.documents.get(d).cloned().unwrap_or_default()).collect(),
                 marks: marks.iter().map(|m| self.marks.get(m).cloned().unwrap_or_default()).collect(),
             },
         })
@@ -139,13 +141,14 @@ impl World {
             3 => {
                 p.loads.extend(p.core.poll_load());
                 if let Some(load) = p.loads.pop() {
-                    match self.storer.answer(&load.request) {
+                    let documents_max = if self.rng.random_bool(0.3) { self.rng.random_range(1..4) } else { 1_000 };
+                    match self.storer.answer(&load.request, documents_max) {
                         Some(answer) => p.core.handle_loaded(load.id, answer),
                         None => p.core.handle_load_failed(load.id),
                     }
                 }
             }
-            4 if p.unpublished.is_none() => p.unpublished = p.core.poll_batch(self.now_ms).map(|b| b.message),
+            4 if p.unpublished.is_none() => p.unpublished = p.core.poll_batch(self.now_ms).unwrap().map(|b| b.message),
             5 => {
                 p.core.handle_progress(self.storer.sequence);
                 if let Some(message) = p.unpublished.clone() {
