@@ -64,7 +64,11 @@ pub(crate) fn gateway_options(
         }),
         tokens,
         stored_copies: gateway.stored_copies,
-        limits: GatewayLimits { connections_max: gateway.connections_max, ..GatewayLimits::default() },
+        limits: GatewayLimits {
+            connections_max: gateway.connections_max,
+            documents_bytes_max: gateway.watched_bytes_max,
+            ..GatewayLimits::default()
+        },
     })
 }
 

@@ -55,8 +55,9 @@ enum End {
     Told,
 }
 
-struct Connection<S> {
-    stream: S,
+struct Connection<S: Stream> {
+    /// There until the end.
+    stream: Option<S>,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     session: Session,
@@ -97,7 +98,7 @@ pub(crate) async fn serve<S: Stream>(
     let session = Session::new(shared.rules(), now_ms);
     let timer_ms = session.deadline_ms();
     let mut connection = Connection {
-        stream,
+        stream: Some(stream),
         mailbox: Arc::clone(&mailbox),
         session,
         client: None,
@@ -120,9 +121,13 @@ pub(crate) async fn serve<S: Stream>(
         end = poll_fn(|context| connection.poll(context)) => end,
         () = stopped.cancelled() => End::Gone,
     };
-    connection.leave();
-    if end == End::Told {
-        linger(connection.stream).await;
+    let stream = connection.stream.take();
+    // It leaves everything before the stream is wound up.
+    drop(connection);
+    if end == End::Told
+        && let Some(stream) = stream
+    {
+        linger(stream).await;
     }
 }
 
@@ -185,6 +190,9 @@ impl<S: Stream> Connection<S> {
 
     fn poll_read(&mut self, context: &mut Context<'_>, now_ms: u64) -> Result<bool, End> {
         while self.may_read(now_ms) {
+            if self.session.has_input() && self.shared.hold_back(&self.mailbox) {
+                continue;
+            }
             match self.session.poll(now_ms, wall_us()) {
                 Some(action) => self.act(action)?,
                 None => break,
@@ -193,9 +201,10 @@ impl<S: Stream> Connection<S> {
         if !self.is_reading {
             return Ok(false);
         }
+        let Some(stream) = &mut self.stream else { return Err(End::Gone) };
         READ.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
-            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+            match Pin::new(stream).poll_read(context, &mut buffer) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(Err(_)) => Err(End::Gone),
                 Poll::Ready(Ok(())) => {
@@ -238,9 +247,11 @@ impl<S: Stream> Connection<S> {
             }
             Action::Sync { request } => {
                 mailbox.lock().requests_open += 1;
-                shared.add_sync(Arc::clone(mailbox), request);
+                shared.add_sync(mailbox, request);
             }
-            Action::Authenticate { client, token, epoch } => self.authenticate(client, token.as_deref(), epoch),
+            Action::Authenticate { client, token, epoch, sent_upto } => {
+                self.authenticate(client, token.as_deref(), (epoch, sent_upto));
+            }
             Action::Close { code, reason } => {
                 let client = self.client.as_deref().unwrap_or_default();
                 tracing::debug!(session = mailbox.id, client, %code, reason, "a session is closed");
@@ -254,7 +265,7 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    fn authenticate(&mut self, client: ClientId, token: Option<&str>, epoch: u64) {
+    fn authenticate(&mut self, client: ClientId, token: Option<&str>, (epoch, sent_upto): (u64, u64)) {
         self.arriving = None;
         if let Some(closing) = self.shared.turned_away() {
             return self.mailbox.lock().close(closing);
@@ -280,7 +291,7 @@ impl<S: Stream> Connection<S> {
             log_id: self.shared.topology.log_id,
         };
         let mut inbound = self.mailbox.lock();
-        inbound.numbers.begin(epoch);
+        inbound.numbers.begin(epoch, sent_upto);
         inbound.outbox.keep(frame(&FromServer::Welcome(welcome)));
         drop(inbound);
         let mut clients = self.shared.clients.write().unwrap_or_else(PoisonError::into_inner);
@@ -299,9 +310,10 @@ impl<S: Stream> Connection<S> {
             if self.writing.is_empty() && !self.fetch(now_ms) {
                 break;
             }
+            let Some(stream) = &mut self.stream else { return Err(End::Gone) };
             let wrote = JOIN.with_borrow_mut(|join| {
                 let bytes = joined(&self.writing, join);
-                Pin::new(&mut self.stream).poll_write(context, bytes)
+                Pin::new(stream).poll_write(context, bytes)
             });
             match wrote {
                 Poll::Pending => return Ok(has_written),
@@ -313,8 +325,10 @@ impl<S: Stream> Connection<S> {
                 }
             }
         }
-        if self.needs_flush {
-            match Pin::new(&mut self.stream).poll_flush(context) {
+        if self.needs_flush
+            && let Some(stream) = &mut self.stream
+        {
+            match Pin::new(stream).poll_flush(context) {
                 Poll::Pending => return Ok(has_written),
                 Poll::Ready(Err(_)) => return Err(End::Gone),
                 Poll::Ready(Ok(())) => {
@@ -327,6 +341,10 @@ impl<S: Stream> Connection<S> {
 
     /// Gets the next frames to write. False if there are none.
     fn fetch(&mut self, now_ms: u64) -> bool {
+        // Behind CLOSE nothing follows.
+        if self.has_told {
+            return false;
+        }
         loop {
             let mut inbound = self.mailbox.lock();
             let stale = if inbound.closing().is_none() { inbound.outbox.next_stale() } else { None };
@@ -338,7 +356,6 @@ impl<S: Stream> Connection<S> {
             }
             let taken = inbound.outbox.take(TAKE_BYTES, &mut self.writing);
             if taken == 0
-                && !self.has_told
                 && let Some(closing) = inbound.closing()
             {
                 self.writing.push_back(closing.frame());
@@ -405,9 +422,11 @@ impl<S: Stream> Connection<S> {
         }
         self.closing_since_ms.map_or(deadline_ms, |since| deadline_ms.min(since + CLOSE_MS))
     }
+}
 
-    /// Takes the session out of everything.
-    fn leave(&mut self) {
+impl<S: Stream> Drop for Connection<S> {
+    /// Takes the session out of everything, also when its task was aborted or has panicked.
+    fn drop(&mut self) {
         self.shared.leave(&self.mailbox);
         if let Some(client) = &self.client {
             let mut clients = self.shared.clients.write().unwrap_or_else(PoisonError::into_inner);

@@ -64,7 +64,11 @@ impl Gateway {
                 lanes: topology.lanes,
                 log_id: topology.log_id,
                 stored_copies,
-                limits: Limits { held_bytes_max: limits.held_bytes_max, recent_bytes_max: limits.recent_bytes_max },
+                limits: Limits {
+                    held_bytes_max: limits.held_bytes_max,
+                    recent_bytes_max: limits.recent_bytes_max,
+                    documents_bytes_max: limits.documents_bytes_max / usize::from(topology.lanes),
+                },
                 cursors,
                 sequence: start.sequence,
             };
@@ -96,6 +100,7 @@ impl Gateway {
         }
         tasks.spawn(reader::read_progress(Arc::clone(shared), progress));
         tasks.spawn(reads::place_syncs(Arc::clone(shared)));
+        tasks.spawn(reads::expire_syncs(Arc::clone(shared)));
         self.catch_up().await?;
         let Bound { plain, secure } = bound;
         if let Some(listener) = plain {

@@ -12,6 +12,7 @@ use fieldstream_shared::outcome::AckLevel;
 use fieldstream_shared::record::BatchBuilder;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The first pause after a failed attempt; it doubles up to [`RETRY_MS_MAX`].
 const RETRY_MS_MIN: u64 = 25;
@@ -69,7 +70,8 @@ pub(crate) struct LaneQueue {
     bytes: usize,
     flight: Option<Flight>,
     paused: Vec<Arc<Mailbox>>,
-    is_full: bool,
+    /// Shared with the sessions, which look at it before each frame.
+    is_full: Arc<AtomicBool>,
     outage: bool,
 }
 
@@ -82,9 +84,23 @@ impl LaneQueue {
             bytes: 0,
             flight: None,
             paused: Vec::new(),
-            is_full: false,
+            is_full: Arc::default(),
             outage: false,
         }
+    }
+
+    /// Whether the queue holds more than it should: for [`LaneQueue::hold_back`].
+    pub(crate) fn full_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_full)
+    }
+
+    /// Pauses a session that has something for the log, if the queue is full. True if so.
+    pub(crate) fn hold_back(&mut self, mailbox: &Arc<Mailbox>, wakes: &mut Wakes) -> bool {
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        if is_full {
+            self.pause(mailbox, wakes);
+        }
+        is_full
     }
 
     /// Takes a record. True if the writer must be woken. A full queue takes it all the same, and
@@ -100,10 +116,10 @@ impl LaneQueue {
         let before = self.open.records.bytes();
         self.open.records.push(record);
         self.bytes += self.open.records.bytes() - before;
-        self.is_full |= self.bytes > self.limits.bytes_max;
-        if self.is_full {
-            self.pause(&origin.mailbox, wakes);
+        if self.bytes > self.limits.bytes_max {
+            self.is_full.store(true, Ordering::Relaxed);
         }
+        self.hold_back(&origin.mailbox, wakes);
         self.open.origins.push(origin);
         self.flight.is_none()
     }
@@ -146,8 +162,7 @@ impl LaneQueue {
 
     fn landed(&mut self, record_bytes: usize, wakes: &mut Wakes) {
         self.bytes -= record_bytes;
-        if self.is_full && self.bytes * 2 <= self.limits.bytes_max {
-            self.is_full = false;
+        if self.bytes * 2 <= self.limits.bytes_max && self.is_full.swap(false, Ordering::Relaxed) {
             let resume = frame(&FromServer::Resume);
             for mailbox in self.paused.drain(..) {
                 wakes.post(&mailbox, |inbound| {
@@ -282,6 +297,19 @@ mod tests {
         queue.take_batch(0).unwrap();
         queue.acknowledged(&mut Wakes::default());
         assert!(!b.lock().paused);
+    }
+
+    #[test]
+    fn a_full_queue_stops_sessions_before_they_bring_more() {
+        let (mut queue, wakes) = (LaneQueue::new(LIMITS), &mut Wakes::default());
+        let (a, late) = (mailbox(1), mailbox(2));
+        assert!(!queue.hold_back(&late, wakes) && !late.lock().paused);
+        append(&mut queue, &a, 1, 120);
+        assert!(queue.full_flag().load(Ordering::Relaxed));
+        assert!(queue.hold_back(&late, wakes) && late.lock().paused);
+        queue.take_batch(0).unwrap();
+        queue.acknowledged(wakes);
+        assert!(!late.lock().paused && !queue.full_flag().load(Ordering::Relaxed));
     }
 
     #[test]

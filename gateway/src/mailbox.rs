@@ -60,6 +60,7 @@ pub(crate) struct Inbound {
 impl Inbound {
     /// Ends the session; the first reason stands.
     pub(crate) fn close(&mut self, closing: Closing) {
+        self.outbox.close();
         self.closing.get_or_insert(closing);
     }
 

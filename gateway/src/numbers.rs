@@ -21,8 +21,8 @@ pub(crate) struct Numbers {
     unresolved: Vec<Unresolved>,
     /// The highest `settled` the client has claimed.
     settled: u64,
-    /// The highest number the client was told is logged: a refusal of a number up to here is still
-    /// delivered, although the number is resolved.
+    /// The highest number the client may have been told is logged, by this session or one before: a
+    /// refusal of a number up to here is still delivered, although the number is resolved.
     logged_upto: u64,
 }
 
@@ -38,8 +38,9 @@ pub(crate) enum Decision {
 }
 
 impl Numbers {
-    pub(crate) fn begin(&mut self, epoch: u64) {
-        self.epoch = epoch;
+    /// The client has come, with the highest number it sent before.
+    pub(crate) fn begin(&mut self, epoch: u64, sent_upto: u64) {
+        (self.epoch, self.logged_upto) = (epoch, sent_upto);
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -80,15 +81,16 @@ impl Numbers {
         }
         let outcome = body.outcome();
         let Some(at) = self.unresolved.iter().position(|u| u.number == number) else {
-            return match body {
-                // A number told as logged is resolved for the client, but it must learn of this. A
-                // refusal because of the number itself only says that a copy of it came later.
-                EventBody::Refused(Code::SKIPPED | Code::STALE_EPOCH | Code::NUMBER_REUSED) => Decision::Ignore,
-                EventBody::Refused(_) | EventBody::Dead { .. } if number <= self.logged_upto => {
+            return match outcome {
+                // A refusal because of the number itself only says that a copy of it came later.
+                Outcome::Refused(Code::SKIPPED | Code::STALE_EPOCH | Code::NUMBER_REUSED) => Decision::Ignore,
+                // A number told as logged is resolved for the client, but it must learn of this, be
+                // it from a repetition: the session that was told first may be gone. Clients pass
+                // over what they know.
+                Outcome::Refused(_) | Outcome::Dead(_) if number <= self.logged_upto => {
                     Decision::Tell(AckLevel::Applied, outcome)
                 }
-                EventBody::Refused(_) | EventBody::Dead { .. } => Decision::Ignore,
-                EventBody::Updated { .. } | EventBody::Repeated(_) => Decision::Ignore,
+                Outcome::Refused(_) | Outcome::Dead(_) | Outcome::Applied { .. } => Decision::Ignore,
             };
         };
         if self.unresolved[at].ack == AckLevel::Stored {
@@ -129,7 +131,7 @@ mod tests {
 
     fn numbers() -> Numbers {
         let mut numbers = Numbers::default();
-        numbers.begin(9);
+        numbers.begin(9, 0);
         numbers
     }
 
@@ -145,6 +147,20 @@ mod tests {
         assert_eq!(n.decided(9, 2, &refused(Code::CONFLICT)), told);
         assert_eq!(n.decided(9, 2, &refused(Code::SKIPPED)), Decision::Ignore, "a copy that came later");
         assert_eq!(n.decided(9, 3, &refused(Code::CONFLICT)), Decision::Ignore, "sent elsewhere");
+    }
+
+    #[test]
+    fn a_refusal_after_logged_is_told_by_the_next_session_too() {
+        let conflict = Outcome::Refused(Code::CONFLICT);
+        let mut n = Numbers::default();
+        n.begin(9, 2);
+        assert_eq!(n.decided(9, 1, &refused(Code::CONFLICT)), Decision::Tell(AckLevel::Applied, conflict));
+        n.sent(2, 2, AckLevel::Logged);
+        assert!(n.logged(9, 2));
+        let told = Decision::Tell(AckLevel::Applied, conflict);
+        assert_eq!(n.decided(9, 2, &EventBody::Repeated(conflict)), told, "its first event came before");
+        assert_eq!(n.decided(9, 2, &repeated()), Decision::Ignore);
+        assert_eq!(n.decided(9, 3, &refused(Code::CONFLICT)), Decision::Ignore, "never sent");
     }
 
     #[test]

@@ -75,6 +75,9 @@ pub struct GatewayLimits {
     pub batch_age_max: Duration,
     /// When clients that were sent away should come again. Default 2 s.
     pub retry_after: Duration,
+    /// Memory of all watched documents together, over all lanes; beyond, watches of further ones are
+    /// answered `unavailable`, and clients ask again. Default 1 GiB.
+    pub documents_bytes_max: usize,
     /// Bytes of changes held for one document while it is loaded; beyond, it is loaded again.
     /// Default 1 MiB.
     pub held_bytes_max: usize,
@@ -108,6 +111,7 @@ impl Default for GatewayLimits {
             outage_after: Duration::from_secs(30),
             batch_age_max: Duration::from_secs(600),
             retry_after: Duration::from_secs(2),
+            documents_bytes_max: 1024 * 1024 * 1024,
             held_bytes_max: 1024 * 1024,
             recent_bytes_max: 32 * 1024,
             history_bytes_max: 128 * 1024,

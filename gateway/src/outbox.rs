@@ -29,11 +29,21 @@ pub(crate) struct Outbox {
     bytes: usize,
     bytes_max: usize,
     stale: BTreeSet<DocumentKey>,
+    /// The stale document that was sent last: the next one follows it, so that none starves.
+    refreshed: DocumentKey,
+    is_closing: bool,
 }
 
 impl Outbox {
     pub(crate) fn new(bytes_max: usize) -> Outbox {
-        Outbox { entries: VecDeque::new(), bytes: 0, bytes_max, stale: BTreeSet::new() }
+        Outbox {
+            entries: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            stale: BTreeSet::new(),
+            refreshed: 0,
+            is_closing: false,
+        }
     }
 
     /// Queues frames that must arrive.
@@ -45,16 +55,30 @@ impl Outbox {
     }
 
     /// Queues a stale document's present state, whatever its size: every document can be delivered.
-    /// Called only when [`Outbox::next_stale`] asks for it, so at most one such state comes on top
-    /// of half the bound.
+    /// If there is no room now, it stays stale until [`Outbox::next_stale`] asks for it, so at most
+    /// one such state comes on top of half the bound.
     pub(crate) fn fresh(&mut self, document: DocumentKey, frames: Bytes) {
         self.forget(document);
-        self.push(Some(document), frames);
+        if self.is_closing {
+            return;
+        }
+        if self.bytes * 2 > self.bytes_max {
+            self.stale.insert(document);
+        } else {
+            self.push(Some(document), frames);
+        }
+    }
+
+    /// The session ends: what it still gets are outcomes and answers, and states no more.
+    pub(crate) fn close(&mut self) {
+        self.coalesce();
+        self.stale.clear();
+        self.is_closing = true;
     }
 
     /// Queues an update or a snapshot of a document.
     pub(crate) fn state(&mut self, document: DocumentKey, frames: Bytes) {
-        if self.stale.contains(&document) {
+        if self.is_closing || self.stale.contains(&document) {
             return;
         }
         if self.bytes + frames.len() <= self.bytes_max {
@@ -113,8 +137,14 @@ impl Outbox {
     }
 
     /// A document to send afresh, when there is room again.
-    pub(crate) fn next_stale(&self) -> Option<DocumentKey> {
-        if self.bytes * 2 > self.bytes_max { None } else { self.stale.first().copied() }
+    pub(crate) fn next_stale(&mut self) -> Option<DocumentKey> {
+        if self.bytes * 2 > self.bytes_max {
+            return None;
+        }
+        let behind = self.stale.range(self.refreshed.saturating_add(1)..).next();
+        let next = behind.or_else(|| self.stale.first()).copied()?;
+        self.refreshed = next;
+        Some(next)
     }
 
     /// Takes the mark off a document whose fresh state is queued next.
@@ -169,6 +199,37 @@ mod tests {
         assert_eq!(outbox.next_stale(), None, "no room for another");
         assert_eq!(drain(&mut outbox), [2, 5], "a fresh state passes whatever its size, behind what waits");
         assert!(outbox.next_stale().is_some_and(|next| next != key));
+    }
+
+    #[test]
+    fn no_stale_document_starves_behind_another() {
+        let mut outbox = Outbox::new(100);
+        let mut served = [0; 3];
+        for key in 0..3 {
+            outbox.state(key, frames(101, 9));
+        }
+        for _ in 0..30 {
+            let key = outbox.next_stale().unwrap();
+            served[key as usize] += 1;
+            outbox.fresh(key, frames(300, 5));
+            drain(&mut outbox);
+            // It changes on while it is written.
+            outbox.state(key, frames(101, 9));
+        }
+        assert_eq!(served, [10; 3]);
+    }
+
+    #[test]
+    fn a_closing_session_gets_its_outcomes_and_no_states() {
+        let mut outbox = Outbox::new(100);
+        outbox.state(1, frames(20, 9));
+        outbox.keep(frames(15, 1));
+        outbox.close();
+        outbox.state(2, frames(20, 9));
+        outbox.fresh(1, frames(20, 9));
+        outbox.keep(frames(15, 2));
+        assert_eq!(drain(&mut outbox), [1, 2]);
+        assert_eq!(outbox.next_stale(), None);
     }
 
     #[test]

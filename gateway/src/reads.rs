@@ -1,6 +1,6 @@
 //! The tasks that put questions to the storers: loads of watched documents, GET, LIST and SYNC.
 
-use crate::hub::{Load, SyncWait};
+use crate::hub::Load;
 use crate::mailbox::{Mailbox, frame};
 use crate::shared::{Lane, Shared};
 use crate::tokens::Rights;
@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep};
 const LOADS_PER_REQUEST: usize = 64;
 /// Questions of one lane at once.
 const REQUESTS_AT_ONCE: usize = 4;
+/// How often SYNCs that have waited too long are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_millis(500);
 /// After a question without answer.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -209,14 +211,11 @@ where
 pub(crate) async fn place_syncs(shared: Arc<Shared>) {
     let work = async {
         loop {
-            let syncs = shared.take_syncs();
-            if syncs.is_empty() {
+            let waits = shared.take_syncs();
+            if waits.is_empty() {
                 shared.syncs_wanted.notified().await;
                 continue;
             }
-            let lanes = shared.lanes.len();
-            let waits: Vec<_> =
-                syncs.into_iter().map(|(mailbox, request)| SyncWait::new(mailbox, request, lanes)).collect();
             for (lane, this) in (0..).zip(&shared.lanes) {
                 let sequence = last_event(&shared, lane, this).await;
                 this.step(|hub, effects| {
@@ -228,6 +227,14 @@ pub(crate) async fn place_syncs(shared: Arc<Shared>) {
     tokio::select! {
         () = shared.stopped.cancelled() => {}
         () = work => {}
+    }
+}
+
+/// Answers SYNCs that storers or the log let wait too long, until the gateway stops.
+pub(crate) async fn expire_syncs(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(EXPIRE_EVERY);
+    while shared.stopped.run_until_cancelled(interval.tick()).await.is_some() {
+        shared.expire_syncs(shared.now_ms());
     }
 }
 

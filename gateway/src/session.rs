@@ -48,7 +48,7 @@ pub(crate) struct WatchWish {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Decide whether this client may connect: then [`Session::admit`], or close.
-    Authenticate { client: ClientId, token: Option<String>, epoch: u64 },
+    Authenticate { client: ClientId, token: Option<String>, epoch: u64, sent_upto: u64 },
     /// Append a record to the lane of its partition.
     Log { partition: Partition, record: Vec<u8>, number: u64, settled: u64, ack: AckLevel },
     /// Send frames.
@@ -182,6 +182,11 @@ impl Session {
         Some(self.close(Code::IDLE, "nothing was heard for longer than the keepalive allows"))
     }
 
+    /// Whether frames, or the beginning of one, wait to be looked at.
+    pub(crate) fn has_input(&self) -> bool {
+        self.deframer.is_partial()
+    }
+
     /// The next thing to do, `None` until more arrives. `wall_us` is the time stamped on
     /// instructions.
     pub(crate) fn poll(&mut self, now_ms: u64, wall_us: u64) -> Option<Action> {
@@ -271,7 +276,8 @@ impl Session {
         let own = |w: &Watch<'_>| (w.document.to_owned(), w.revision, w.state_hash, w.mode);
         self.hello_watches = hello.watches.iter().map(own).collect();
         self.phase = Phase::Deciding;
-        Action::Authenticate { client, token: hello.token.map(str::to_owned), epoch: hello.epoch }
+        let (epoch, sent_upto) = (hello.epoch, hello.sent_upto);
+        Action::Authenticate { client, token: hello.token.map(str::to_owned), epoch, sent_upto }
     }
 
     fn instruct(&mut self, instruct: &Instruct<'_>, wall_us: u64) -> Action {

@@ -1,7 +1,7 @@
 //! What the tasks of one gateway share.
 
 use crate::error::GatewayError;
-use crate::hub::{Clients, Effects, LaneHub, Load};
+use crate::hub::{Clients, Effects, LaneHub, Load, SyncWait};
 use crate::lane::{LaneQueue, Origin};
 use crate::mailbox::{Closing, Mailbox, SessionId, Wakes};
 use crate::options::GatewayLimits;
@@ -12,7 +12,7 @@ use fieldstream_shared::ids::DocumentId;
 use fieldstream_shared::partition::Partition;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Lane {
     hub: Mutex<LaneHub>,
     queue: Mutex<LaneQueue>,
+    queue_is_full: Arc<AtomicBool>,
     /// The queue has something for its writer.
     pub(crate) work: Notify,
     loads: Mutex<VecDeque<Load>>,
@@ -41,6 +42,7 @@ impl Lane {
     pub(crate) fn new(hub: LaneHub, queue: LaneQueue) -> Lane {
         Lane {
             hub: Mutex::new(hub),
+            queue_is_full: queue.full_flag(),
             queue: Mutex::new(queue),
             work: Notify::new(),
             loads: Mutex::new(VecDeque::new()),
@@ -99,8 +101,10 @@ pub(crate) struct Shared {
     sessions: Mutex<HashMap<SessionId, Arc<Mailbox>>>,
     next_session: AtomicU64,
     /// SYNCs that are to be placed.
-    pub(crate) syncs: Mutex<Vec<(Arc<Mailbox>, u64)>>,
+    syncs: Mutex<Vec<Arc<SyncWait>>>,
     pub(crate) syncs_wanted: Notify,
+    /// When SYNCs that are not answered by then expire; in order.
+    sync_deadlines: Mutex<VecDeque<(u64, Weak<SyncWait>)>>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) arrivals: Arc<Semaphore>,
     draining: AtomicBool,
@@ -142,6 +146,7 @@ impl Shared {
             next_session: AtomicU64::new(1),
             syncs: Mutex::default(),
             syncs_wanted: Notify::new(),
+            sync_deadlines: Mutex::default(),
             draining: AtomicBool::new(false),
             started: Instant::now(),
             fatal,
@@ -159,6 +164,16 @@ impl Shared {
     pub(crate) fn instant(&self, ms: u64) -> Instant {
         // A century from now is never.
         self.started + std::time::Duration::from_millis(ms.min(100 * 365 * 86_400_000))
+    }
+
+    /// Pauses a session that brings something while a lane's queue is full. True if so.
+    pub(crate) fn hold_back(&self, mailbox: &Arc<Mailbox>) -> bool {
+        let full = self.lanes.iter().find(|lane| lane.queue_is_full.load(Ordering::Relaxed));
+        full.is_some_and(|lane| {
+            let mut wakes = Wakes::default();
+            // The queue's lock goes before the sessions are woken.
+            lane.queue().hold_back(mailbox, &mut wakes)
+        })
     }
 
     pub(crate) fn lane_of(&self, document: &DocumentId) -> &Lane {
@@ -203,13 +218,37 @@ impl Shared {
         lock(&self.sessions).values().cloned().collect()
     }
 
-    pub(crate) fn add_sync(&self, mailbox: Arc<Mailbox>, request: u64) {
-        lock(&self.syncs).push((mailbox, request));
+    pub(crate) fn add_sync(&self, mailbox: &Arc<Mailbox>, request: u64) {
+        let wait = SyncWait::new(mailbox, request, self.lanes.len());
+        let deadline_ms = self.now_ms() + self.limits.read_timeout.as_millis() as u64;
+        lock(&self.sync_deadlines).push_back((deadline_ms, Arc::downgrade(&wait)));
+        lock(&self.syncs).push(wait);
         self.syncs_wanted.notify_one();
     }
 
-    pub(crate) fn take_syncs(&self) -> Vec<(Arc<Mailbox>, u64)> {
-        std::mem::take(&mut lock(&self.syncs))
+    /// The SYNCs that were asked for and are still waited for.
+    pub(crate) fn take_syncs(&self) -> Vec<Arc<SyncWait>> {
+        let mut syncs = std::mem::take(&mut *lock(&self.syncs));
+        syncs.retain(|wait| !wait.is_over());
+        syncs
+    }
+
+    /// Answers the SYNCs that have waited for too long, so that they hold up nothing else of their
+    /// sessions.
+    pub(crate) fn expire_syncs(&self, now_ms: u64) {
+        let mut wakes = Wakes::default();
+        let mut deadlines = lock(&self.sync_deadlines);
+        while let Some((deadline_ms, _)) = deadlines.front()
+            && *deadline_ms <= now_ms
+            && let Some((_, wait)) = deadlines.pop_front()
+        {
+            if let Some(wait) = wait.upgrade() {
+                wait.expire(&mut wakes);
+            }
+        }
+        drop(deadlines);
+        // While the log does not answer, they wait here.
+        lock(&self.syncs).retain(|wait| !wait.is_over());
     }
 
     pub(crate) fn drain(&self) {

@@ -101,14 +101,12 @@ codes! {
     TAKEN_OVER = 111 "taken_over";
     /// The server is stopping; connect again.
     SHUTTING_DOWN = 112 "shutting_down";
-    /// The client does not read what is sent to it.
+    /// The client does not read what is sent to it: named in logs; such a client is cut off without a word.
     TOO_SLOW = 113 "too_slow";
     /// The server has as many connections or as much work as it takes; connect again later.
     BUSY = 114 "busy";
     /// The log cannot be written at present; connect again later.
     OUTAGE = 115 "outage";
-    /// A document's updates no longer fit what the gateway knows; connect again to resume.
-    RESYNC = 116 "resync";
 }
 
 impl fmt::Display for Code {

@@ -180,6 +180,12 @@ pub(crate) const KEYS: &[Key] = &[
         "Connections at once; further ones are told to come again. Each needs an open file\n(`ulimit -n`) and 5 to 60 KiB.",
     ),
     key(
+        "gateway.watched_bytes_max",
+        "1GiB",
+        Form::Size(1 << 20),
+        "Memory for the documents that clients watch. When it is full, watches of further ones wait.",
+    ),
+    key(
         "processor.partitions",
         "all",
         Form::Partitions,

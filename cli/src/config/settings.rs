@@ -48,6 +48,7 @@ pub(crate) struct Gateway {
     pub(crate) require_token_on_loopback: bool,
     pub(crate) stored_copies: usize,
     pub(crate) connections_max: usize,
+    pub(crate) watched_bytes_max: usize,
 }
 
 /// Section `processor`.
@@ -165,6 +166,7 @@ fn typed(layers: &Layers) -> Result<Settings, String> {
             require_token_on_loopback: layers.value("gateway.require_token_on_loopback") == "true",
             stored_copies: integer("gateway.stored_copies")? as usize,
             connections_max: integer("gateway.connections_max")? as usize,
+            watched_bytes_max: memory("gateway.watched_bytes_max")?,
         },
         processor: Processor {
             partitions: parse::partitions(layers.value("processor.partitions"))?,

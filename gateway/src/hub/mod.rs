@@ -9,28 +9,27 @@
 //! **Invariant:** what a follower gets of a document are contiguous updates from what it held, or
 //! a snapshot that replaces it; never an update that does not follow.
 
+mod stored;
 mod watched;
 
 use crate::mailbox::{Mailbox, SessionId, Wakes, frame};
 use crate::numbers::Decision;
 use crate::outbox::DocumentKey;
 use crate::session::WatchWish;
+use fieldstream_shared::code::Code;
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::document::Document;
 use fieldstream_shared::event::{Event, EventBatch, EventBody, Origin};
 use fieldstream_shared::frame::{FromServer, WatchMode};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::msgpack::DecodeError;
-use fieldstream_shared::outcome::AckLevel;
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_shared::read::{HistoryEntry, Progress};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+pub(crate) use stored::SyncWait;
+use stored::{Stored, WhenStored};
 use watched::{Next, Step, Watched, Welcomed};
-
-/// Storers whose progress is followed; more than any deployment has.
-const STORERS_MAX: usize = 64;
 
 /// Sessions by client, over all lanes.
 pub(crate) type Clients = HashMap<ClientId, Arc<Mailbox>>;
@@ -40,6 +39,8 @@ pub(crate) type Clients = HashMap<ClientId, Arc<Mailbox>>;
 pub(crate) struct Limits {
     pub(crate) held_bytes_max: usize,
     pub(crate) recent_bytes_max: usize,
+    /// Memory of this lane's watched documents; beyond, no further ones are taken.
+    pub(crate) documents_bytes_max: usize,
 }
 
 /// Somebody who follows a document.
@@ -81,52 +82,22 @@ pub(crate) struct Effects {
     pub(crate) loads: Vec<Load>,
 }
 
-/// A SYNC that waits for the storers of several lanes.
-#[derive(Debug)]
-pub(crate) struct SyncWait {
-    mailbox: Arc<Mailbox>,
-    request: u64,
-    lanes_left: AtomicUsize,
-}
-
-impl SyncWait {
-    pub(crate) fn new(mailbox: Arc<Mailbox>, request: u64, lanes: usize) -> Arc<SyncWait> {
-        Arc::new(SyncWait { mailbox, request, lanes_left: AtomicUsize::new(lanes) })
-    }
-
-    fn lane_done(&self, wakes: &mut Wakes) {
-        if self.lanes_left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            wakes.post(&self.mailbox, |inbound| {
-                inbound.outbox.keep(frame(&FromServer::Synced { request: self.request }));
-                inbound.requests_open = inbound.requests_open.saturating_sub(1);
-            });
-        }
-    }
-}
-
-/// Something to do when enough storers have an event.
-#[derive(Debug)]
-enum WhenStored {
-    Tell { mailbox: Arc<Mailbox>, epoch: u64, number: u64 },
-    Sync(Arc<SyncWait>),
-}
-
 /// The fan-out of one lane.
 #[derive(Debug)]
 pub(crate) struct LaneHub {
     lane: u16,
     partitions: PartitionSet,
     log_id: u64,
-    stored_copies: usize,
     limits: Limits,
     cursors: Cursors,
     /// EVENTS is read through here.
     sequence: u64,
     documents: HashMap<DocumentId, Watched>,
+    /// Memory of the watched documents.
+    documents_bytes: usize,
     keys: HashMap<DocumentKey, DocumentId>,
     next_key: DocumentKey,
-    progress: BTreeMap<u64, u64>,
-    when_stored: BTreeMap<u64, Vec<WhenStored>>,
+    stored: Stored,
 }
 
 /// What a lane's hub begins with.
@@ -148,15 +119,14 @@ impl LaneHub {
             lane,
             partitions: PartitionSet::ALL.on_lane(lane, lanes),
             log_id,
-            stored_copies: stored_copies.max(1),
             limits,
             cursors,
             sequence,
             documents: HashMap::new(),
+            documents_bytes: 0,
             keys: HashMap::new(),
             next_key: DocumentKey::from(lane) << 48,
-            progress: BTreeMap::new(),
-            when_stored: BTreeMap::new(),
+            stored: Stored::new(stored_copies),
         }
     }
 
@@ -210,6 +180,7 @@ impl LaneHub {
                     Next::SendBodies => bodies.push(origin.document),
                     Next::Load => effects.loads.push(watched_load(watched, sequence)),
                 }
+                account(&mut self.documents_bytes, watched);
             }
         }
         bodies.sort_unstable();
@@ -217,6 +188,7 @@ impl LaneHub {
         for document in bodies {
             if let Some(watched) = self.documents.get_mut(&document) {
                 watched.send_bodies(&mut effects.wakes);
+                account(&mut self.documents_bytes, watched);
             }
         }
         Ok(())
@@ -232,25 +204,10 @@ impl LaneHub {
                 effects.wakes.post(mailbox, |inbound| inbound.outcome(epoch, number, level, Some(outcome)));
             }
             Decision::TellWhenStored => {
-                let tell = WhenStored::Tell { mailbox: Arc::clone(mailbox), epoch, number };
-                self.when_stored(self.sequence, tell, &mut effects.wakes);
+                let tell = WhenStored::Tell { mailbox: Arc::downgrade(mailbox), epoch, number };
+                self.stored.when(self.sequence, tell, &mut effects.wakes);
             }
         }
-    }
-
-    fn when_stored(&mut self, sequence: u64, act: WhenStored, wakes: &mut Wakes) {
-        if self.stored_sequence() >= sequence {
-            act.run(wakes);
-        } else {
-            self.when_stored.entry(sequence).or_default().push(act);
-        }
-    }
-
-    /// Everything up to here is durable in enough storers: the K-th highest progress.
-    pub(crate) fn stored_sequence(&self) -> u64 {
-        let mut sequences: Vec<u64> = self.progress.values().copied().collect();
-        sequences.sort_unstable_by(|a, b| b.cmp(a));
-        sequences.get(self.stored_copies - 1).copied().unwrap_or(0)
     }
 
     /// A storer announces how far it is.
@@ -258,29 +215,20 @@ impl LaneHub {
         if progress.log_id != self.log_id || progress.lane != self.lane {
             return;
         }
-        if self.progress.len() >= STORERS_MAX && !self.progress.contains_key(&progress.storer) {
-            return;
-        }
-        self.progress.insert(progress.storer, progress.sequence);
-        let Some(first_waiting) = self.when_stored.first_key_value().map(|(sequence, _)| *sequence) else { return };
-        let stored = self.stored_sequence();
-        if first_waiting > stored {
-            return;
-        }
-        let later = stored.checked_add(1).map(|from| self.when_stored.split_off(&from)).unwrap_or_default();
-        for act in std::mem::replace(&mut self.when_stored, later).into_values().flatten() {
-            act.run(&mut effects.wakes);
-        }
+        self.stored.handle_progress(progress.storer, progress.sequence, &mut effects.wakes);
     }
 
     /// A SYNC waits until everything up to `sequence` is stored.
     pub(crate) fn wait_stored(&mut self, sequence: u64, wait: Arc<SyncWait>, effects: &mut Effects) {
-        self.when_stored(sequence, WhenStored::Sync(wait), &mut effects.wakes);
+        self.stored.when(sequence, WhenStored::Sync(wait), &mut effects.wakes);
     }
 
     /// A session wants to follow a document; a repeated wish replaces the first.
     pub(crate) fn watch(&mut self, mailbox: &Arc<Mailbox>, wish: WatchWish, effects: &mut Effects) {
         let WatchWish { document, revision, state_hash, mode } = wish;
+        if self.is_full() && !self.documents.contains_key(&document) {
+            return refuse(mailbox, &document, &mut effects.wakes);
+        }
         let sequence = self.sequence;
         let watched = self.documents.entry(document).or_insert_with_key(|document| {
             self.next_key += 1;
@@ -295,6 +243,11 @@ impl LaneHub {
             wakes_forget(watched, mailbox, &mut effects.wakes);
         }
         welcome(watched, mailbox.id, sequence, effects);
+        account(&mut self.documents_bytes, watched);
+    }
+
+    fn is_full(&self) -> bool {
+        self.documents_bytes > self.limits.documents_bytes_max
     }
 
     /// A session no longer follows a document. The last one takes the document with it.
@@ -303,9 +256,14 @@ impl LaneHub {
         watched.watchers.remove(&mailbox.id);
         mailbox.lock().outbox.forget(watched.key());
         if watched.watchers.is_empty() {
-            let key = watched.key();
-            self.keys.remove(&key);
-            self.documents.remove(document);
+            self.drop_document(document);
+        }
+    }
+
+    fn drop_document(&mut self, document: &DocumentId) {
+        if let Some(watched) = self.documents.remove(document) {
+            self.keys.remove(&watched.key());
+            self.documents_bytes -= watched.accounted_bytes;
         }
     }
 
@@ -316,8 +274,15 @@ impl LaneHub {
     /// A storer's answer to a load.
     pub(crate) fn loaded(&mut self, key: DocumentKey, sequence: u64, document: Document, effects: &mut Effects) {
         let (limits, own) = (self.limits, self.sequence);
-        let Some(watched) = self.by_key(key) else { return };
-        match watched.loaded(sequence, document, &limits, &mut effects.wakes) {
+        let Some(watched) = self.keys.get(&key).and_then(|id| self.documents.get_mut(id)) else { return };
+        let next = watched.loaded(sequence, document, &limits, &mut effects.wakes);
+        account(&mut self.documents_bytes, watched);
+        if self.documents_bytes > limits.documents_bytes_max && watched.is_new_to_all() {
+            watched.watchers.values().for_each(|w| refuse(&w.mailbox, &watched.id, &mut effects.wakes));
+            let document = watched.id.clone();
+            return self.drop_document(&document);
+        }
+        match next {
             Next::Nothing => {}
             Next::Load => {
                 let at = watched.asked_at().unwrap_or(own).max(own);
@@ -331,6 +296,7 @@ impl LaneHub {
                 }
             }
         }
+        account(&mut self.documents_bytes, watched);
     }
 
     /// A storer's history for one watcher; empty if none could be had.
@@ -354,8 +320,11 @@ impl LaneHub {
 
     /// A session whose queue has drained gets the present state of a document it missed updates of.
     pub(crate) fn refresh(&mut self, key: DocumentKey, mailbox: &Arc<Mailbox>, wakes: &mut Wakes) {
-        match self.by_key(key) {
-            Some(watched) => watched.refresh(mailbox.id, wakes),
+        match self.keys.get(&key).and_then(|id| self.documents.get_mut(id)) {
+            Some(watched) => {
+                watched.refresh(mailbox.id, wakes);
+                account(&mut self.documents_bytes, watched);
+            }
             None => mailbox.lock().outbox.refreshed(key),
         }
     }
@@ -366,17 +335,17 @@ impl LaneHub {
     }
 }
 
-impl WhenStored {
-    fn run(self, wakes: &mut Wakes) {
-        match self {
-            WhenStored::Tell { mailbox, epoch, number } => wakes.post(&mailbox, |inbound| {
-                if let Some(outcome) = inbound.numbers.stored(epoch, number) {
-                    inbound.outcome(epoch, number, AckLevel::Stored, Some(outcome));
-                }
-            }),
-            WhenStored::Sync(wait) => wait.lane_done(wakes),
-        }
-    }
+/// Brings the memory of all documents up to date with one that may have changed.
+fn account(documents_bytes: &mut usize, watched: &mut Watched) {
+    let bytes = watched.memory_bytes();
+    *documents_bytes = *documents_bytes + bytes - watched.accounted_bytes;
+    watched.accounted_bytes = bytes;
+}
+
+/// There is no room for another watched document: its client asks again after a while.
+fn refuse(mailbox: &Arc<Mailbox>, document: &DocumentId, wakes: &mut Wakes) {
+    let refused = frame(&FromServer::Refused { request: 0, document, code: Code::UNAVAILABLE });
+    wakes.post(mailbox, |inbound| inbound.outbox.keep(refused));
 }
 
 fn watched_load_of(key: DocumentKey, document: &DocumentId, min_sequence: u64) -> Load {

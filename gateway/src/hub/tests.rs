@@ -6,11 +6,11 @@ use fieldstream_shared::document::Body;
 use fieldstream_shared::event::encode_event_batch;
 use fieldstream_shared::frame::{Deframer, Snapshot};
 use fieldstream_shared::marks::Arrival;
-use fieldstream_shared::outcome::Outcome;
+use fieldstream_shared::outcome::{AckLevel, Outcome};
 use fieldstream_shared::partition::Partition;
 use fieldstream_shared::record::BatchBuilder;
 
-const LIMITS: Limits = Limits { held_bytes_max: 1_000, recent_bytes_max: 400 };
+const LIMITS: Limits = Limits { held_bytes_max: 1_000, recent_bytes_max: 400, documents_bytes_max: 10_000 };
 
 fn id(document: &str) -> DocumentId {
     DocumentId::new(document).unwrap()
@@ -24,6 +24,7 @@ enum Said {
     Snapshot(u64, String),
     Outcome(u64, AckLevel, Option<Outcome>),
     Synced(u64),
+    Refused(Code),
 }
 use Said::{Snapshot as Shot, Update, Watching};
 
@@ -41,6 +42,7 @@ fn said(mailbox: &Mailbox) -> Vec<Said> {
             }
             FromServer::Outcome { number, level, outcome, .. } => Said::Outcome(number, level, outcome),
             FromServer::Synced { request } => Said::Synced(request),
+            FromServer::Refused { request: 0, document: "d" | "e", code } => Said::Refused(code),
             other => panic!("{other:?}"),
         });
     }
@@ -88,7 +90,7 @@ impl Scene {
 
     fn client(&mut self, number: u64, ack: AckLevel) -> Arc<Mailbox> {
         let mailbox = Scene::mailbox(100);
-        mailbox.lock().numbers.begin(5);
+        mailbox.lock().numbers.begin(5, 0);
         mailbox.lock().numbers.sent(number, 1, ack);
         self.clients.insert(ClientId::new("c").unwrap(), Arc::clone(&mailbox));
         mailbox
@@ -389,10 +391,10 @@ fn refusals_are_told_and_other_epochs_are_not() {
     let mut scene = Scene::new(1);
     let client = scene.client(1, AckLevel::Applied);
     let message = scene.batch(1, vec![EventBody::Refused(Code::CONFLICT)]);
-    client.lock().numbers.begin(6);
+    client.lock().numbers.begin(6, 0);
     scene.read(&message);
     assert_eq!(said(&client), []);
-    client.lock().numbers.begin(5);
+    client.lock().numbers.begin(5, 0);
     let message = scene.batch(1, vec![EventBody::Refused(Code::CONFLICT)]);
     scene.read(&message);
     assert_eq!(said(&client), [Said::Outcome(1, AckLevel::Applied, Some(Outcome::Refused(Code::CONFLICT)))]);
@@ -402,7 +404,7 @@ fn refusals_are_told_and_other_epochs_are_not() {
 fn stored_means_in_as_many_storers_as_asked_for() {
     let mut scene = Scene::new(2);
     let client = scene.client(1, AckLevel::Stored);
-    let wait = SyncWait::new(Arc::clone(&client), 3, 1);
+    let wait = SyncWait::new(&client, 3, 1);
     scene.step();
     scene.hub.wait_stored(2, wait, &mut scene.effects);
     scene.progress(1, 7, 5);
@@ -413,5 +415,38 @@ fn stored_means_in_as_many_storers_as_asked_for() {
     assert_eq!(said(&client), [stored]);
     scene.progress(3, 7, 2);
     assert_eq!(said(&client), [Said::Synced(3)]);
-    assert!(scene.hub.when_stored.is_empty());
+    assert!(scene.hub.stored.is_empty());
+}
+
+#[test]
+fn watched_documents_keep_to_their_memory() {
+    let mut scene = Scene::new(1);
+    let (a, b) = (Scene::mailbox(1), Scene::mailbox(2));
+    scene.watch(&a, 0, 0, WatchMode::Changes);
+    let load = scene.load();
+    scene.hub.loaded(load.key, 0, text(20_000), &mut scene.effects);
+    assert_eq!(said(&a), [Said::Refused(Code::UNAVAILABLE)], "alone it is more than there is room for");
+    assert_eq!((scene.hub.documents_bytes, scene.hub.documents.len(), scene.hub.keys.len()), (0, 0, 0));
+
+    scene.watch(&a, 0, 0, WatchMode::Changes);
+    let load = scene.load();
+    scene.hub.loaded(load.key, 0, text(6_000), &mut scene.effects);
+    assert_eq!(said(&a).len(), 2);
+    assert!(scene.hub.documents_bytes > 12_000, "with its snapshot");
+    // It is full now: what is there may be watched, and nothing more.
+    scene.watch(&b, 0, 0, WatchMode::Changes);
+    assert_eq!(said(&b)[0], Watching(false));
+    let wish = WatchWish { document: id("e"), revision: 0, state_hash: 0, mode: WatchMode::Changes };
+    scene.hub.watch(&b, wish.clone(), &mut scene.effects);
+    assert_eq!(said(&b), [Said::Refused(Code::UNAVAILABLE)]);
+    assert!(scene.effects.loads.is_empty());
+    // What has grown stays as long as somebody follows it, and frees its memory then.
+    scene.revision = 6_000;
+    scene.step();
+    assert_eq!(said(&a), [Update(6_001)]);
+    scene.hub.unwatch(&a, &id("d"));
+    scene.hub.unwatch(&b, &id("d"));
+    assert_eq!(scene.hub.documents_bytes, 0);
+    scene.hub.watch(&b, wish, &mut scene.effects);
+    assert_eq!(scene.effects.loads.len(), 1);
 }

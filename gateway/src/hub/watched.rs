@@ -61,6 +61,9 @@ pub(super) struct Watched {
     recent_bytes: usize,
     /// The SNAPSHOT frames of the present state, once somebody needed them.
     snapshot: Option<Bytes>,
+    body_bytes: usize,
+    /// What the hub has counted for it.
+    pub(super) accounted_bytes: usize,
 }
 
 fn version_of(document: &Document) -> Version {
@@ -78,7 +81,24 @@ impl Watched {
             recent: VecDeque::new(),
             recent_bytes: 0,
             snapshot: None,
+            body_bytes: 0,
+            accounted_bytes: 0,
         }
+    }
+
+    /// About how much memory it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let held = match &self.state {
+            State::Loading { overflown: false, held_bytes, .. } => *held_bytes,
+            State::Loading { .. } | State::Live { .. } => 0,
+        };
+        let snapshot = self.snapshot.as_ref().map_or(0, Bytes::len);
+        size_of::<Watched>() + self.body_bytes + held + self.recent_bytes + snapshot
+    }
+
+    /// Whether nobody has had a verdict on it yet.
+    pub(super) fn is_new_to_all(&self) -> bool {
+        self.watchers.values().all(|watcher| matches!(watcher.held, Held::Claims { .. }))
     }
 
     pub(super) fn key(&self) -> DocumentKey {
@@ -117,9 +137,11 @@ impl Watched {
             State::Live { loaded_at, .. } if step.sequence <= *loaded_at => Next::Nothing,
             State::Live { document, version, .. } => {
                 if document.apply(&step.change, step.version).is_err() {
+                    tracing::warn!(document = %self.id, "a change does not fit what the gateway has; it is loaded again");
                     return self.reload(step.sequence);
                 }
                 *version = step.version;
+                self.body_bytes = document.body.memory_bytes();
                 self.snapshot = None;
                 self.send(&step, limits, wakes)
             }
@@ -130,7 +152,7 @@ impl Watched {
     pub(super) fn reload(&mut self, asked_at: u64) -> Next {
         self.state = State::Loading { asked_at, held: Vec::new(), held_bytes: 0, overflown: false };
         self.recent.clear();
-        self.recent_bytes = 0;
+        (self.recent_bytes, self.body_bytes) = (0, 0);
         self.snapshot = None;
         // What those who follow hold no longer leads anywhere: they get the fresh state.
         for watcher in self.watchers.values_mut() {
@@ -213,7 +235,7 @@ impl Watched {
             return self.reload(sequence.max(asked_at));
         }
         let version = version_of(&loaded);
-        (self.base, self.snapshot) = (version, None);
+        (self.base, self.snapshot, self.body_bytes) = (version, None, loaded.body.memory_bytes());
         self.state = State::Live { document: loaded, version, loaded_at: sequence };
         for step in held {
             let bytes = 0;
