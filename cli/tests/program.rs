@@ -213,11 +213,28 @@ fn replay_converges_over_every_transport() {
         let report: Json = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["converged"], true);
         assert_eq!((&report["instructions"], &report["watchers"]), (&801.into(), &6.into()));
-        assert!(report["reconnects"].as_u64() >= Some(2), "one watcher of each document is cut off: {report}");
+        for number in ["reconnects", "resumes"] {
+            assert!(report[number].as_u64() >= Some(2), "one watcher of each document is cut off: {report}");
+        }
         for number in ["seconds", "instructions_per_s", "ack_p50_ms", "ack_p99_ms", "watcher_p50_ms", "watcher_p99_ms"]
         {
             assert!(report[number].as_f64() > Some(0.0), "{number}: {report}");
         }
+    }
+}
+
+#[test]
+fn a_replay_too_short_to_be_cut_in_the_middle_is_cut_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let csv = directory.path().join("s.csv").display().to_string();
+    let up = Up::anywhere(directory.path());
+    // The second one starts with what the first has left.
+    for lines in ["a\n", "a\nb\n", ""] {
+        fs::write(&csv, lines).unwrap();
+        let output = run(&["replay", &csv, "--doc", "r", "--watchers", "1", "--json", "--server", up.url("tcp")]);
+        assert!(output.status.success(), "{lines:?}: {}{}", stdout(&output), stderr(&output));
+        let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["converged"], &report["resumes"]), (&true.into(), &1.into()), "{lines:?}: {report}");
     }
 }
 
@@ -320,6 +337,7 @@ fn failures_have_their_codes_and_say_what_to_do() {
         (&["get", "d", "--server", "http://127.0.0.1:1"], 2, "tcp://host:port"),
         (&["get", "", "--server", "tcp://127.0.0.1:1"], 69, ""),
         (&["replay", "/nowhere.csv", "--doc", "d", "--server", "tcp://127.0.0.1:1"], 2, "/nowhere.csv"),
+        (&["replay", "/x.csv", "--doc", "d", "--watchers", "0", "--server", "tcp://127.0.0.1:1"], 2, "--watchers"),
         (&["wathc"], 2, "watch"),
         (&["config", "check", "--config", "/nowhere.toml"], 78, "/nowhere.toml"),
     ];

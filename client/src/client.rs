@@ -1,7 +1,8 @@
 //! The handle programs hold.
 
-use crate::driver::{Driver, Shared, Wish, keep_journal, wall_us};
+use crate::driver::{Driver, Shared, Wish, wall_us};
 use crate::error::ClientError;
+use crate::journal_writer::keep_journal;
 use crate::options::{ClientOptions, How, LateRefusal, Receipt, Status};
 use crate::session::Session;
 use crate::session::numbers::{Instruction, Numbers, Restored};
@@ -17,15 +18,14 @@ use fieldstream_shared::instruction::{Content, Operation};
 use fieldstream_shared::limits::{DOCUMENT_ID_BYTES_MAX, INSTRUCTION_BYTES_MAX, LIST_PAGE_MAX, TOKEN_BYTES_MAX};
 use fieldstream_shared::outcome::AckLevel;
 use fieldstream_shared::read::Listed;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{broadcast, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-
-/// Late refusals kept for a receiver that is behind.
-const LATE_REFUSALS_MAX: usize = 64;
 
 /// A client of a Fieldstream server: one persistent connection that is made again whenever it
 /// breaks. Cheap to clone; the connection ends when the last clone, [`Watch`] and [`Pending`] are
@@ -40,7 +40,23 @@ pub struct Client {
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     id: ClientId,
-    driver: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    tasks: Tasks,
+}
+
+/// The client's tasks that have not been seen to end.
+#[derive(Debug, Default)]
+struct Tasks(tokio::sync::Mutex<Vec<JoinHandle<()>>>);
+
+impl Tasks {
+    /// Waits until all have ended, whoever else waits for them. They end by themselves, within their
+    /// own time limits, once the driver has stopped.
+    async fn ended(&self) {
+        let mut tasks = self.0.lock().await;
+        while let Some(task) = tasks.last_mut() {
+            let _ = task.await;
+            tasks.pop();
+        }
+    }
 }
 
 impl Drop for Inner {
@@ -77,9 +93,7 @@ impl Client {
         let numbers = Numbers::new(restored, file.is_some());
         let session = Session::new(id.clone(), options.token, numbers, Instant::now().into_std());
         let shared = Arc::new(Shared::new(session));
-        if let Some(file) = file {
-            tokio::spawn(keep_journal(Arc::clone(&shared), file));
-        }
+        let journal = file.map(|file| tokio::spawn(keep_journal(Arc::clone(&shared), file)));
         let driver = Driver {
             shared: Arc::clone(&shared),
             connector,
@@ -88,8 +102,13 @@ impl Client {
         };
         let (started, starting) = oneshot::channel();
         let driver = tokio::spawn(driver.run(started));
-        let inner = Inner { shared, id, driver: std::sync::Mutex::new(Some(driver)) };
-        starting.await.map_err(|_| ClientError::Ended)??;
+        let tasks = Tasks(tokio::sync::Mutex::new(journal.into_iter().chain([driver]).collect()));
+        let inner = Inner { shared, id, tasks };
+        if let Err(error) = starting.await.unwrap_or(Err(ClientError::Ended)) {
+            // Who tries again with the same state file must find it free.
+            inner.tasks.ended().await;
+            return Err(error);
+        }
         Ok(Client { inner: Arc::new(inner) })
     }
 
@@ -144,9 +163,11 @@ impl Client {
         Ok(Pending { receiver, _client: Arc::clone(&self.inner) })
     }
 
-    /// Refusals that nobody waits for (see [`LateRefusal`]), from now on.
+    /// Refusals that nobody waits for (see [`LateRefusal`]): for the first caller those since the
+    /// client began, among them those of what a state file brought, for later ones from now on.
     pub fn late_refusals(&self) -> LateRefusals {
-        LateRefusals(self.inner.shared.with(|session| session.late_refusals(LATE_REFUSALS_MAX)))
+        let (early, receiver) = self.inner.shared.with(|session| session.late.subscribe());
+        LateRefusals { early, receiver }
     }
 
     /// Watches a document: keeps a replica of it and tells of every change.
@@ -216,6 +237,7 @@ impl Client {
     }
 
     /// Waits until everything of this client is resolved and stored, then ends it, for all clones.
+    /// Whatever comes of it, the state file, if there is one, is free for the next client then.
     ///
     /// # Errors
     /// [`ClientError::TimedOut`] if that took too long: what is unresolved then has an unknown
@@ -229,11 +251,7 @@ impl Client {
         .await
         .unwrap_or(Err(ClientError::TimedOut));
         self.inner.shared.wish(Wish::Stop);
-        let driver = self.inner.driver.lock().ok().and_then(|mut driver| driver.take());
-        if let Some(driver) = driver {
-            // Ends by itself within its own time limits.
-            let _ = driver.await;
-        }
+        self.inner.tasks.ended().await;
         result
     }
 
@@ -343,7 +361,10 @@ impl Future for Pending {
 
 /// Receives [`LateRefusal`]s. One that falls far behind loses the oldest.
 #[derive(Debug)]
-pub struct LateRefusals(broadcast::Receiver<LateRefusal>);
+pub struct LateRefusals {
+    early: VecDeque<LateRefusal>,
+    receiver: broadcast::Receiver<LateRefusal>,
+}
 
 impl LateRefusals {
     /// The next one; `None` after the client's end.
@@ -351,8 +372,11 @@ impl LateRefusals {
     /// # Cancel safety
     /// Nothing is lost if it is dropped.
     pub async fn next(&mut self) -> Option<LateRefusal> {
+        if let Some(early) = self.early.pop_front() {
+            return Some(early);
+        }
         loop {
-            match self.0.recv().await {
+            match self.receiver.recv().await {
                 Ok(refusal) => return Some(refusal),
                 Err(broadcast::error::RecvError::Lagged(lost)) => {
                     tracing::warn!(lost, "late refusals were lost because nobody took them");

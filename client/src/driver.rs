@@ -4,7 +4,6 @@
 use crate::error::ClientError;
 use crate::session::backoff::Backoff;
 use crate::session::{End, Session, is_final};
-use crate::state_file::StateFile;
 use crate::transport::{Connector, Link};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -106,7 +105,7 @@ impl Shared {
         }
     }
 
-    fn fail(&self, error: &ClientError) {
+    pub(crate) fn fail(&self, error: &ClientError) {
         self.with(|session| session.fail(error));
         self.room.notify_one();
         self.journal.notify_one();
@@ -144,10 +143,15 @@ impl Driver {
             let mut welcomed = None;
             let left = self.session(&mut started, &mut welcomed).await;
             self.shared.with(Session::disconnected);
+            let lasted = welcomed.map_or(Duration::ZERO, |at: Instant| at.elapsed());
             let (error, retry_after) = match left {
                 Left::Stopped => (ClientError::Ended, None),
                 Left::End(End::NewEpoch) => {
-                    self.shared.with(|session| session.numbers.take_epoch(wall_us()));
+                    let at_once = self.shared.with(|session| session.take_epoch(wall_us()));
+                    if !at_once && self.stopped_within(backoff.delay(lasted, Duration::ZERO, rand::random())).await {
+                        self.shared.fail(&ClientError::Ended);
+                        return;
+                    }
                     continue;
                 }
                 Left::Interrupted => (ClientError::Io("the connection was interrupted".into()), Some(Duration::ZERO)),
@@ -165,8 +169,7 @@ impl Driver {
                 }
                 return;
             };
-            let lasted = welcomed.map_or(Duration::ZERO, |at: Instant| at.elapsed());
-            let delay = backoff.delay(lasted, retry_after, rand::random::<f64>());
+            let delay = backoff.delay(lasted, retry_after, rand::random());
             tracing::debug!(%error, delay_ms = delay.as_millis() as u64, "the connection ended and is made again");
             if self.stopped_within(delay).await {
                 self.shared.fail(&ClientError::Ended);
@@ -217,7 +220,7 @@ impl Driver {
         };
         self.shared.with(|session| {
             if session.numbers.wants_epoch() {
-                session.numbers.take_epoch(wall_us());
+                session.take_epoch(wall_us());
             }
             session.connected(Instant::now().into_std(), welcome_by.into_std());
         });
@@ -362,31 +365,5 @@ impl Writing {
             Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
             Poll::Pending => Poll::Pending,
         }
-    }
-}
-
-/// Writes the state file: whatever has collected since the last write, as one.
-pub(crate) async fn keep_journal(shared: Arc<Shared>, mut file: StateFile) {
-    loop {
-        while let Some(batch) = shared.with(|session| session.numbers.take_journal()) {
-            let written = tokio::task::spawn_blocking(move || {
-                let result = file.write(&batch);
-                (file, batch, result)
-            });
-            let Ok((back, batch, result)) = written.await else { return };
-            file = back;
-            if let Err(error) = result {
-                tracing::error!(%error, "the state file cannot be written and the client stops");
-                shared.fail(&error);
-                shared.wish(Wish::Stop);
-                return;
-            }
-            shared.with(|session| session.numbers.journal_written(&batch));
-            shared.work.notify_one();
-        }
-        if shared.with(|session| session.failed().is_some()) {
-            return;
-        }
-        shared.journal.notified().await;
     }
 }

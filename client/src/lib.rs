@@ -19,12 +19,14 @@
 //! - Memory is bounded, whatever the server or a slow consumer does.
 //!
 //! Inside, `session` is a state machine without sockets, clock or randomness; `driver` moves its
-//! bytes, one task per client; `transport` knows TCP, TLS and QUIC; `state_file` is the disk.
+//! bytes, one task per client; `transport` knows TCP, TLS and QUIC; `state_file` is the disk, and
+//! `journal_writer` the task that writes to it.
 //! The crate knows nothing of NATS or LMDB. Where to start reading: `session/mod.rs`.
 
 mod client;
 mod driver;
 mod error;
+mod journal_writer;
 mod options;
 mod session;
 mod state_file;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod fake;
+mod state_file;
 
 use fake::Fake;
 use fieldstream_client::{
@@ -197,53 +198,22 @@ async fn a_stale_epoch_is_replaced_without_the_caller_noticing() {
 }
 
 #[tokio::test]
-async fn a_state_file_brings_what_was_unresolved() {
+async fn an_epoch_far_behind_takes_the_servers_time_or_is_patient() {
+    const YEAR_US: u64 = 31_557_600_000_000;
     let fake = Fake::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let with_file = || options(&fake).state_file(folder.path().join("state"));
-    let client = Client::connect(&fake.tcp, with_file().reconnect(false)).await.unwrap();
-    let id = client.id().clone();
-    client.instruct("d", append("1")).await.unwrap();
-    // Carried out, but the answer to the second and all of the third get lost.
-    fake.with(|state| state.cut_after = Some(0));
-    let second = client.submit("d", append("2"), How::default()).await.unwrap();
-    assert!(second.await.is_err());
-    drop(client);
-    eventually("the first client ends", || fake.with(|state| state.arrived.len() == 2)).await;
-    let mut client = Client::connect(&fake.tcp, with_file()).await;
-    while matches!(client, Err(ClientError::StateFile(_))) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        client = Client::connect(&fake.tcp, with_file()).await;
-    }
-    let client = client.unwrap();
-    assert_eq!(*client.id(), id);
-    client.instruct("d", append("3")).await.unwrap();
-    client.close(PATIENCE).await.unwrap();
-    assert_eq!(fake.document("d").body, Body::Text("123".into()));
-    let epochs: std::collections::BTreeSet<u64> = fake.with(|state| state.arrived.iter().map(|a| a.0).collect());
-    assert_eq!(epochs.len(), 1, "the epoch goes on");
-    let marks: Vec<(u64, bool)> = fake.with(|state| state.arrived.iter().map(|a| (a.1, a.2)).collect());
-    assert_eq!(marks, [(1, false), (2, false), (2, true), (3, false)]);
-}
-
-#[tokio::test]
-async fn a_state_file_costs_one_write_for_many_instructions() {
-    let fake = Fake::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let client = Client::connect(&fake.tcp, options(&fake).state_file(folder.path().join("state"))).await.unwrap();
-    let mut pending = Vec::new();
-    for i in 0..500 {
-        pending.push(client.submit("d", append(&format!("{i},")), How::default()).await.unwrap());
-        if i == 250 {
-            client.interrupt();
-        }
-    }
-    for pending in pending {
-        pending.await.unwrap();
-    }
-    let expect = Body::Text((0..500).map(|i| format!("{i},")).collect());
-    assert_eq!(fake.document("d").body, expect);
-    client.close(PATIENCE).await.unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
+    fake.with(|state| (state.stale_below, state.time_us) = (now + YEAR_US, now + YEAR_US));
+    let client = connect(&fake.tcp, &fake).await;
+    tokio::time::timeout(PATIENCE, client.instruct("d", append("x"))).await.unwrap().unwrap();
+    assert_eq!(fake.with(|state| state.hellos.len()), 2, "the server knows the time");
+    fake.with(|state| state.stale_below = now + 100 * YEAR_US);
+    let waiting = client.submit("d", append("y"), How::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let hellos = fake.with(|state| state.hellos.len());
+    assert!((4..20).contains(&hellos), "{hellos} connections in 2 s");
+    fake.with(|state| state.stale_below = 0);
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert_eq!(fake.document("d").body, Body::Text("xy".into()));
 }
 
 #[tokio::test]

@@ -39,12 +39,16 @@ struct Played {
     watched: Vec<Watched>,
     reconnects: u64,
     revision: u64,
-    server_agrees: bool,
+    /// The server's own answer.
+    server_says: Document,
     end: String,
 }
 
 /// `fieldstream replay`.
 pub(crate) async fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    if args.watchers == 0 {
+        return Err(Failure::usage("--watchers must be at least 1: nobody would see whether the replicas converge"));
+    }
     let scripts = load(args)?;
     let total: usize = scripts.iter().map(|(_, script)| script.steps.len()).sum();
     let bar = progress_bar(total);
@@ -114,7 +118,7 @@ async fn play(args: &ReplayArgs, document: String, script: Script, bar: &Progres
     let sent = Arc::new(Sent::new(client.id().clone(), first_number, script.steps.len()));
     let (done, end) = watch::channel(None);
     let mut watchers = JoinSet::new();
-    let (here, mut there) = tokio::sync::mpsc::channel(args.watchers.max(1));
+    let (here, mut there) = tokio::sync::mpsc::channel(args.watchers);
     for nth in 0..args.watchers {
         let watching = watcher::Watching {
             server: anonymous(server),
@@ -150,6 +154,9 @@ async fn play(args: &ReplayArgs, document: String, script: Script, bar: &Progres
         watched.push(ended?);
     }
     let Some(written) = written else { return Err(Failure::failed("a watcher ended before the first instruction")) };
+    // Nobody watches any more and everything is stored: the answer is a storer's, not what the
+    // gateway keeps for watchers.
+    watcher::synced(server, &client).await?;
     let server_says = settled(args, &client, &document, revision).await?;
     let reconnects = client.status().reconnects + watched.iter().map(|w| w.reconnects).sum::<u64>();
     let _ = client.close(server.timeout).await;
@@ -162,7 +169,7 @@ async fn play(args: &ReplayArgs, document: String, script: Script, bar: &Progres
         watched,
         reconnects,
         revision,
-        server_agrees: holds(&server_says.body, &script.end),
+        server_says,
         end: script.end,
     })
 }
@@ -219,8 +226,17 @@ impl Played {
         })
     }
 
+    fn server_agrees(&self) -> bool {
+        self.server_says.revision == self.revision && holds(&self.server_says.body, &self.end)
+    }
+
+    /// Whether a watcher was cut off, came back and went on.
+    fn has_resumed(&self) -> bool {
+        self.watched.iter().any(|watched| watched.interrupted && watched.reconnects > 0 && watched.resumes > 0)
+    }
+
     fn converged(&self) -> bool {
-        self.server_agrees && self.watchers_agree()
+        self.server_agrees() && self.watchers_agree() && self.has_resumed()
     }
 
     fn json(&self) -> Json {
@@ -237,7 +253,8 @@ impl Played {
             "updates": self.watched.iter().map(|w| w.updates).collect::<Vec<_>>(),
             "snapshots": self.watched.iter().map(|w| w.snapshots).sum::<u64>(),
             "reconnects": self.reconnects,
-            "server_agrees": self.server_agrees,
+            "resumes": self.watched.iter().map(|w| w.resumes).sum::<u64>(),
+            "server_agrees": self.server_agrees(),
             "watchers_agree": self.watchers_agree(),
             "converged": self.converged(),
         })
@@ -276,7 +293,62 @@ fn report(played: &[Played]) -> Json {
         "steady_watcher_p99_ms": steady.quantile_ms(0.99),
         "watchers": played.iter().map(|p| p.watched.len()).sum::<usize>(),
         "reconnects": played.iter().map(|p| p.reconnects).sum::<u64>(),
+        "resumes": played.iter().flat_map(|p| &p.watched).map(|w| w.resumes).sum::<u64>(),
         "converged": played.iter().all(Played::converged),
         "documents": played.iter().map(Played::json).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn played() -> Played {
+        let document = Document { revision: 7, time_us: 1, body: Body::Text("end".into()) };
+        let watched = |interrupted| Watched {
+            built: document.clone(),
+            sdk_agrees: true,
+            updates: 7,
+            snapshots: 0,
+            reconnects: u64::from(interrupted),
+            resumes: u64::from(interrupted),
+            interrupted,
+            latencies: Latencies::default(),
+        };
+        let now = Instant::now();
+        Played {
+            document: "d".into(),
+            instructions: 7,
+            first: now,
+            last: now,
+            acks: Latencies::default(),
+            watched: vec![watched(true), watched(false)],
+            reconnects: 1,
+            revision: 7,
+            server_says: document.clone(),
+            end: "end".into(),
+        }
+    }
+
+    #[test]
+    fn a_replay_converged_only_if_everybody_has_the_same_and_one_was_cut_off() {
+        assert!(played().converged());
+        let spoil: [fn(&mut Played); 9] = [
+            |p| p.server_says.revision = 8,
+            |p| p.server_says.revision = 6,
+            |p| p.server_says.body = Body::Text("en".into()),
+            |p| p.watched[1].built.revision = 6,
+            |p| p.watched[1].built.body = Body::Absent,
+            |p| p.watched[1].sdk_agrees = false,
+            |p| p.watched[0].interrupted = false,
+            |p| p.watched[0].resumes = 0,
+            |p| p.watched.clear(),
+        ];
+        for (nth, spoil) in spoil.into_iter().enumerate() {
+            let mut played = played();
+            spoil(&mut played);
+            assert!(!played.converged(), "{nth}");
+            assert_eq!(report(&[played])["converged"], false);
+        }
+    }
 }

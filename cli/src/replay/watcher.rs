@@ -36,11 +36,14 @@ pub(super) struct Watched {
     /// States that replaced the replica instead of a change, after the first.
     pub(super) snapshots: u64,
     pub(super) reconnects: u64,
+    /// Times the watch went on after its connection was lost: where it stood, or, if too much was
+    /// missed for that, with a snapshot.
+    pub(super) resumes: u64,
     pub(super) interrupted: bool,
     pub(super) latencies: Latencies,
 }
 
-/// Watches until the last revision is here.
+/// Watches until the last revision is here, and after a cut until the watch goes on.
 ///
 /// # Errors
 /// If the server cannot be reached at first, or nothing moves for long.
@@ -54,10 +57,13 @@ pub(super) async fn watch(watching: Watching) -> Result<Watched, Failure> {
         updates: 0,
         snapshots: 0,
         reconnects: 0,
+        resumes: 0,
         interrupted: false,
         latencies: Latencies::default(),
     };
     let mut here = Some(here);
+    // How often the client had connected again when it was cut off, until its watch goes on.
+    let mut cut_at = None;
     loop {
         if watched.built.revision >= base
             && let Some(here) = here.take()
@@ -65,28 +71,44 @@ pub(super) async fn watch(watching: Watching) -> Result<Watched, Failure> {
             let _ = here.send(()).await;
         }
         if interrupt_at.is_some_and(|at| watched.built.revision >= at) && !watched.interrupted {
+            cut_at = Some(client.status().reconnects);
             client.interrupt();
             watched.interrupted = true;
         }
         let last = *end.borrow_and_update();
-        if last.is_some_and(|last| watched.built.revision >= last) {
+        // The replay of a short file may be over before the cut is felt.
+        if last.is_some_and(|last| watched.built.revision >= last) && cut_at.is_none() {
             break;
         }
         tokio::select! {
             event = changes.next() => {
                 let event = event.map_err(|error| failure(&server, &error))?;
+                let goes_on = match &event {
+                    WatchEvent::Resumed => true,
+                    WatchEvent::Snapshot { .. } => cut_at.is_some_and(|at| client.status().reconnects > at),
+                    WatchEvent::Updated { .. } => false,
+                };
+                if goes_on {
+                    watched.resumes += 1;
+                    cut_at = None;
+                }
                 watched.take(event, &sent, &document)?;
             }
             // An error means that the writer gave up, and with it the reason to watch.
             known = end.changed() => if known.is_err() { break },
             () = tokio::time::sleep(STALLED_AFTER) => {
                 let waited = humantime::format_duration(STALLED_AFTER);
-                return Err(Failure::new(Exit::TimedOut, format_args!("no update of {document} for {waited}")));
+                let what = if cut_at.is_some() { "no watch after the cut" } else { "no update" };
+                return Err(Failure::new(Exit::TimedOut, format_args!("{what} of {document} for {waited}")));
             }
         }
     }
-    watched.reconnects = resumed(&client, watched.interrupted).await;
+    watched.reconnects = client.status().reconnects;
     watched.sdk_agrees = agrees(&changes, &watched.built).await;
+    drop(changes);
+    // The gateway handles the frames of a client in order: an answer means that it knows of the end
+    // of the watch, too.
+    synced(&server, &client).await?;
     let _ = client.close(Duration::from_secs(1)).await;
     Ok(watched)
 }
@@ -117,15 +139,18 @@ impl Watched {
     }
 }
 
-/// Sessions after the first; one that was cut off at the very end is waited for.
-async fn resumed(client: &Client, interrupted: bool) -> u64 {
-    for _ in 0..100 {
-        if !interrupted || client.status().reconnects > 0 {
-            break;
+/// Waits until what the client knows to be applied is stored.
+///
+/// # Errors
+/// If the client fails, or there is no answer for long.
+pub(super) async fn synced(server: &ServerArgs, client: &Client) -> Result<(), Failure> {
+    match tokio::time::timeout(STALLED_AFTER, client.sync()).await {
+        Ok(synced) => synced.map_err(|error| failure(server, &error)),
+        Err(_) => {
+            let waited = humantime::format_duration(STALLED_AFTER);
+            Err(Failure::new(Exit::TimedOut, format_args!("{}: nothing was stored for {waited}", server.server)))
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    client.status().reconnects
 }
 
 /// Whether the SDK's replica equals the one built here; it may be a moment behind after a cut.

@@ -8,22 +8,23 @@
 mod assembly;
 pub(crate) mod backoff;
 pub(crate) mod journal;
+pub(crate) mod late;
 pub(crate) mod numbers;
 pub(crate) mod queue;
 pub(crate) mod requests;
 pub(crate) mod watches;
 
 use crate::error::ClientError;
-use crate::options::{LateRefusal, Status};
+use crate::options::Status;
 use fieldstream_shared::code::Code;
 use fieldstream_shared::frame::{Deframer, FrameError, FromClient, FromServer, Hello, PROTOCOL_VERSION, WatchMode};
 use fieldstream_shared::frame::{Limits, Welcome};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::limits::{FRAME_BYTES_MAX, HELLO_WATCHES_MAX};
+use late::Late;
 use numbers::{Instruction, Numbers, Waiter};
 use requests::{Request, Requests};
 use std::time::{Duration, Instant};
-use tokio::sync::broadcast;
 use watches::{Next, Opening, Watches};
 
 /// Largest frame taken from a server: a newer one may send larger frames than this version does.
@@ -84,7 +85,9 @@ pub(crate) struct Session {
     failed: Option<ClientError>,
     welcomes: u64,
     log_id: Option<u64>,
-    late: Option<broadcast::Sender<LateRefusal>>,
+    /// The server's time in microseconds at the last welcome.
+    server_us: u64,
+    pub(crate) late: Late,
 }
 
 impl Session {
@@ -106,7 +109,8 @@ impl Session {
             failed: None,
             welcomes: 0,
             log_id: None,
-            late: None,
+            server_us: 0,
+            late: Late::default(),
         }
     }
 
@@ -123,16 +127,10 @@ impl Session {
         }
     }
 
-    /// Gives refusals nobody waits for to whoever subscribes.
-    pub(crate) fn late_refusals(&mut self, kept: usize) -> broadcast::Receiver<LateRefusal> {
-        match &self.late {
-            Some(sender) => sender.subscribe(),
-            None => {
-                let (sender, receiver) = broadcast::channel(kept);
-                self.late = Some(sender);
-                receiver
-            }
-        }
+    /// Takes a higher epoch after [`End::NewEpoch`]. Whether to connect again at once. The present is
+    /// what this machine says or what the server said: a device may wake up in 1970.
+    pub(crate) fn take_epoch(&mut self, wall_us: u64) -> bool {
+        self.numbers.take_epoch(wall_us.max(self.server_us))
     }
 
     /// A connection was made: HELLO, and behind it the watches that had no room in it.
@@ -175,7 +173,7 @@ impl Session {
         self.numbers.fail(&error);
         self.watches.fail(&error);
         self.requests.fail(&error);
-        self.late = None;
+        self.late.end();
     }
 
     /// Numbers an instruction, if there is room now; else the waiter comes back.
@@ -256,12 +254,15 @@ impl Session {
         if self.numbers.wants_epoch() {
             return Err(End::NewEpoch);
         }
-        let silent_at = self.last_received + keepalive;
+        if let Some(until) = self.paused_until.filter(|until| now >= *until) {
+            self.paused_until = None;
+            // The server read nothing meanwhile, so no ping could be answered: its silence counts
+            // from here.
+            self.last_received = self.last_received.max(until);
+        }
+        let silent_at = self.paused_until.unwrap_or(self.last_received).max(self.last_received) + keepalive;
         if now >= silent_at {
             return Err(End::Broken(format!("nothing was heard from the server for {keepalive:?}")));
-        }
-        if self.paused_until.is_some_and(|until| now >= until) {
-            self.paused_until = None;
         }
         self.ask_again(now);
         self.numbers.write_frames(self.paused_until.is_some(), &mut self.outbox, OUTBOX_BYTES_MAX);
@@ -320,9 +321,8 @@ impl Session {
         match frame {
             FromServer::Welcome(welcome) => self.welcome(welcome),
             FromServer::Outcome { epoch, number, level, outcome } => {
-                let late = self.numbers.outcome(epoch, number, level, outcome);
-                if let (Some(late), Some(sender)) = (late, &self.late) {
-                    let _ = sender.send(late);
+                if let Some(refusal) = self.numbers.outcome(epoch, number, level, outcome) {
+                    self.late.tell(refusal);
                 }
             }
             FromServer::Update(update) => {
@@ -363,6 +363,7 @@ impl Session {
     fn welcome(&mut self, welcome: Welcome) {
         let Limits { window, watches, keepalive_ms, .. } = welcome.limits;
         self.welcomes += 1;
+        self.server_us = welcome.time_us;
         self.link = Link::Up { keepalive: Duration::from_millis(keepalive_ms.min(86_400_000)).max(KEEPALIVE_MIN) };
         self.numbers.connected(window);
         if self.log_id.replace(welcome.log_id).is_some_and(|before| before != welcome.log_id) {
@@ -392,9 +393,9 @@ fn connected(link: Link, outbox: &mut Vec<u8>) -> Option<&mut Vec<u8>> {
     }
 }
 
-/// Whether connecting again would only end the same way.
+/// Whether connecting again would only end the same way, or end another connection.
 pub(crate) fn is_final(code: Code) -> bool {
-    [Code::TAKEN_OVER, Code::UNAUTHORIZED, Code::INVALID_CLIENT_ID, Code::UNSUPPORTED_PROTOCOL].contains(&code)
+    code == Code::TAKEN_OVER || (Code::MALFORMED_FRAME..=Code::OUTSIDE_WINDOW).contains(&code)
 }
 
 #[cfg(test)]

@@ -4,6 +4,11 @@
 //! connection, in order and marked, before anything new. The epoch changes only when everything
 //! under the old one is resolved: a frame carries no epoch of its own, so an old number could not
 //! be asked about any more.
+//!
+//! A stale epoch is replaced by the present, as this machine or the server has it, whichever is
+//! later. That does not help if the client once ran with a clock in the future: when the epoch after
+//! that is stale, too, the next ones go up by 1 s, 2 s, 4 s and so on, until what was refused gets
+//! another answer. However far away the future was, 46 of them reach it.
 
 use super::journal::Journal;
 use crate::error::ClientError;
@@ -20,6 +25,9 @@ use tokio::sync::oneshot;
 
 /// Where the result of an instruction goes.
 pub(crate) type Waiter = oneshot::Sender<Result<Receipt, ClientError>>;
+
+/// The first step to a higher epoch when the present is stale, in microseconds.
+const EPOCH_STEP_US: u64 = 1_000_000;
 
 /// Refused numbers remembered, so that a repeated refusal is not reported twice.
 const TOLD_MAX: usize = 2 * NUMBER_WINDOW as usize;
@@ -43,6 +51,8 @@ impl Instruction {
 pub(crate) struct Entry {
     pub(crate) instruction: Instruction,
     waiter: Option<Waiter>,
+    /// Was refused because of an epoch, this one or an earlier one.
+    was_stale: bool,
 }
 
 /// What a client that starts knows about its numbers.
@@ -67,6 +77,8 @@ pub(crate) struct Numbers {
     stale: BTreeMap<u64, Entry>,
     /// The epoch is stale: nothing new until all of it is resolved.
     draining: bool,
+    /// Epochs taken since something was last answered that had been refused as stale.
+    stale_epochs: u32,
     told: VecDeque<u64>,
     /// Per partition, a document with an instruction that was resolved as logged: it may not be
     /// applied yet.
@@ -81,7 +93,7 @@ impl Numbers {
     /// Starts an epoch, or goes on with what was restored. Restored instructions count as sent.
     pub(crate) fn new(restored: Restored, journal: bool) -> Numbers {
         let next = restored.next.max(1);
-        let entry = |(number, instruction)| (number, Entry { instruction, waiter: None });
+        let entry = |(number, instruction)| (number, Entry { instruction, waiter: None, was_stale: false });
         let mut numbers = Numbers {
             epoch: restored.epoch,
             next,
@@ -91,6 +103,7 @@ impl Numbers {
             unresolved: restored.unresolved.into_iter().map(entry).collect(),
             stale: BTreeMap::new(),
             draining: false,
+            stale_epochs: 0,
             told: VecDeque::new(),
             only_logged: BTreeMap::new(),
             journal: None,
@@ -143,7 +156,7 @@ impl Numbers {
         if let Some(journal) = &mut self.journal {
             journal.instruction(number, &instruction);
         }
-        self.unresolved.insert(number, Entry { instruction, waiter });
+        self.unresolved.insert(number, Entry { instruction, waiter, was_stale: false });
         number
     }
 
@@ -193,10 +206,11 @@ impl Numbers {
         if epoch != self.epoch || number == 0 || number >= self.next {
             return None;
         }
-        if matches!(outcome, Some(Outcome::Refused(Code::STALE_EPOCH))) {
+        // Behind the highest epoch there is none to take: then it is a refusal as any other.
+        if matches!(outcome, Some(Outcome::Refused(Code::STALE_EPOCH))) && epoch < u64::MAX {
             self.drain();
             if let Some(entry) = self.unresolved.remove(&number) {
-                self.stale.insert(number, entry);
+                self.stale.insert(number, Entry { was_stale: true, ..entry });
             }
             if self.stale.contains_key(&number) {
                 return None;
@@ -224,6 +238,11 @@ impl Numbers {
         }
         let Some(entry) = self.unresolved.remove(&number) else { return late };
         self.moved = true;
+        // The client's marks differ from partition to partition: one that takes the epoch says
+        // nothing about another that did not.
+        if entry.was_stale && !self.unresolved.values().chain(self.stale.values()).any(|other| other.was_stale) {
+            self.stale_epochs = 0;
+        }
         if let Some(journal) = &mut self.journal {
             journal.resolved(number);
         }
@@ -252,10 +271,16 @@ impl Numbers {
         self.draining && self.unresolved.is_empty()
     }
 
-    /// Takes a higher epoch and numbers what was refused anew, in its old order. Needs a new
-    /// connection afterwards.
-    pub(crate) fn take_epoch(&mut self, wall_us: u64) {
-        self.epoch = wall_us.max(self.epoch.saturating_add(1));
+    /// Takes a higher epoch (see above for which) and numbers what was refused anew, in its old
+    /// order. Needs a new connection afterwards, at once only if this returns true: the present was
+    /// not tried yet.
+    pub(crate) fn take_epoch(&mut self, now_us: u64) -> bool {
+        let step_us = match self.stale_epochs {
+            0 => 1,
+            steps => EPOCH_STEP_US.saturating_mul(1u64.checked_shl(steps - 1).unwrap_or(u64::MAX)),
+        };
+        self.epoch = now_us.max(self.epoch.saturating_add(step_us));
+        self.stale_epochs = self.stale_epochs.saturating_add(1);
         let stale = std::mem::take(&mut self.stale);
         self.unresolved = (1..).zip(stale.into_values()).collect();
         self.next = self.unresolved.len() as u64 + 1;
@@ -264,6 +289,7 @@ impl Numbers {
         if let Some(journal) = &mut self.journal {
             journal.start_over();
         }
+        self.stale_epochs == 1
     }
 
     /// The next write to the state file: what became known since the last one.

@@ -193,6 +193,75 @@ fn a_stale_epoch_is_left_when_all_of_it_is_resolved() {
     drop(unsent);
 }
 
+/// How many epochs it takes until a server whose mark is at `mark` carries an instruction out.
+fn epochs_until(numbers: &mut Numbers, mark: u64, now_us: u64) -> u32 {
+    let (number, _receiver) = submit(numbers, 1);
+    let mut taken = 0;
+    numbers.connected(32);
+    sent(numbers, false);
+    let mut number = number;
+    while numbers.epoch() < mark {
+        refuse(numbers, number, Code::STALE_EPOCH);
+        assert!(numbers.wants_epoch());
+        assert_eq!(numbers.take_epoch(now_us), taken == 0, "only the present is worth trying at once");
+        taken += 1;
+        assert!(taken < 50, "at {}", numbers.epoch());
+        numbers.connected(32);
+        assert_eq!(sent(numbers, false).len(), 1);
+        number = 1;
+    }
+    apply(numbers, number);
+    assert_eq!(numbers.open(), 0);
+    taken
+}
+
+#[test]
+fn however_far_in_the_future_an_earlier_run_was_its_epoch_is_passed_soon() {
+    const NOW_US: u64 = 1_800_000_000_000_000;
+    const YEAR_US: u64 = 31_557_600_000_000;
+    for (mark, expect) in
+        [(8, 1), (NOW_US, 1), (NOW_US + 1, 2), (NOW_US + YEAR_US, 26), (NOW_US + 100 * YEAR_US, 33), (u64::MAX, 46)]
+    {
+        let mut numbers = fresh();
+        assert_eq!(epochs_until(&mut numbers, mark, NOW_US), expect, "{mark}");
+        assert!(numbers.epoch() - mark <= mark.saturating_sub(NOW_US).max(NOW_US), "not much further than needed");
+        // It begins anew when it succeeded.
+        let mark = numbers.epoch();
+        if mark < u64::MAX {
+            assert_eq!(epochs_until(&mut numbers, mark + 1, NOW_US), 1);
+        }
+    }
+}
+
+#[test]
+fn an_epoch_good_enough_for_one_partition_is_not_a_success_for_another() {
+    let mut numbers = fresh();
+    for epochs in 1..=5 {
+        let future = submit(&mut numbers, 1).0;
+        numbers.connected(32);
+        sent(&mut numbers, false);
+        // What was refused before comes first; then one more that another partition takes.
+        refuse(&mut numbers, 1, Code::STALE_EPOCH);
+        for other in 2..=future {
+            apply(&mut numbers, other);
+        }
+        numbers.take_epoch(0);
+        let steps_us = if epochs == 1 { 0 } else { (1 << (epochs - 1)) - 1 };
+        assert_eq!(numbers.epoch(), 8 + steps_us * 1_000_000, "{epochs}");
+    }
+}
+
+#[test]
+fn behind_the_highest_epoch_there_is_none() {
+    let mut numbers = Numbers::new(Restored { epoch: u64::MAX, ..Restored::default() }, false);
+    numbers.connected(32);
+    let (number, mut receiver) = submit(&mut numbers, 1);
+    sent(&mut numbers, false);
+    refuse(&mut numbers, number, Code::STALE_EPOCH);
+    assert_eq!(receiver.try_recv().unwrap(), Err(ClientError::Refused(Code::STALE_EPOCH)));
+    assert!(!numbers.wants_epoch(), "its numbers would stand for something else");
+}
+
 #[test]
 fn with_a_state_file_nothing_is_sent_or_settled_before_it_is_written() {
     let mut numbers = Numbers::new(Restored { epoch: 7, ..Restored::default() }, true);

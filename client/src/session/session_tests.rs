@@ -5,6 +5,7 @@ use fieldstream_shared::outcome::{AckLevel, Outcome};
 use tokio::sync::oneshot;
 
 const SECOND: Duration = Duration::from_secs(1);
+const SERVER_US: u64 = 1_800_000_000_000_000;
 
 struct Bench {
     session: Session,
@@ -30,7 +31,7 @@ impl Bench {
 
     fn welcome(&mut self) {
         let limits = Limits { window: 32, frame_bytes: 1 << 18, watches: 100, keepalive_ms: 30_000 };
-        self.take(FromServer::Welcome(Welcome { session: 1, limits, time_us: 0, log_id: 1 })).unwrap();
+        self.take(FromServer::Welcome(Welcome { session: 1, limits, time_us: SERVER_US, log_id: 1 })).unwrap();
     }
 
     fn take(&mut self, frame: FromServer<'_>) -> Result<(), End> {
@@ -149,6 +150,28 @@ fn silence_is_answered_with_pings_and_then_with_the_end() {
 }
 
 #[test]
+fn silence_while_paused_counts_from_the_end_of_the_pause() {
+    let mut bench = Bench::up();
+    let keepalive = 30 * SECOND;
+    let paused = Duration::from_secs(100);
+    bench.take(FromServer::Pause { retry_after_ms: paused.as_millis() as u64 }).unwrap();
+    let begun = bench.now;
+    let end = loop {
+        match bench.session.poll(bench.now) {
+            Ok(due) => bench.now = due.unwrap(),
+            Err(end) => break end,
+        }
+        bench.session.take_outbox(bench.now, &mut Vec::new());
+    };
+    assert!(matches!(end, End::Broken(_)));
+    assert_eq!(bench.now, begun + paused + keepalive);
+    let mut bench = Bench::up();
+    bench.take(FromServer::Pause { retry_after_ms: paused.as_millis() as u64 }).unwrap();
+    bench.take(FromServer::Resume).unwrap();
+    assert!(bench.session.poll(bench.now + keepalive).is_err(), "an ended pause excuses nothing");
+}
+
+#[test]
 fn a_server_that_does_not_welcome_is_left() {
     let mut bench = Bench::new();
     bench.session.connected(bench.now, bench.now + SECOND);
@@ -169,7 +192,12 @@ fn what_the_server_sends_decides_about_the_connection() {
         let mut bench = Bench::up();
         assert!(matches!(bench.session.handle_bytes(bench.now, bytes), Err(End::Broken(_))), "{bytes:?}");
     }
-    assert!(is_final(Code::TAKEN_OVER) && !is_final(Code::SHUTTING_DOWN));
+}
+
+#[test]
+fn a_client_stays_away_after_what_a_repetition_would_meet_again() {
+    let last: Vec<u16> = (0..u16::MAX).filter(|number| is_final(Code(*number))).collect();
+    assert_eq!(last, [100, 101, 102, 103, 104, 105, 106, 107, 108, 111]);
 }
 
 #[test]
@@ -227,6 +255,21 @@ fn a_new_epoch_takes_a_new_hello() {
     let outcome = Some(Outcome::Refused(Code::STALE_EPOCH));
     bench.take(FromServer::Outcome { epoch: 7, number: 1, level: AckLevel::Applied, outcome }).unwrap();
     assert_eq!(bench.session.poll(bench.now), Err(End::NewEpoch));
+    bench.session.disconnected();
+    assert!(bench.session.take_epoch(1_000));
+    assert_eq!(bench.session.numbers.epoch(), SERVER_US, "a clock that was never set does not count");
+    assert!(!bench.session.take_epoch(SERVER_US + 1_000_000_000));
+    assert_eq!(bench.session.numbers.epoch(), SERVER_US + 1_000_000_000);
+}
+
+#[test]
+fn a_refusal_that_came_before_anybody_asked_is_kept() {
+    let mut bench = Bench::up();
+    drop(bench.submit());
+    bench.sent();
+    let outcome = Some(Outcome::Refused(Code::CONFLICT));
+    bench.take(FromServer::Outcome { epoch: 7, number: 1, level: AckLevel::Applied, outcome }).unwrap();
+    assert_eq!(bench.session.late.subscribe().0.len(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::queue::{Queue, Queued};
 use crate::error::ClientError;
 use fieldstream_shared::change::read_change;
 use fieldstream_shared::code::Code;
-use fieldstream_shared::document::{Body, Document};
+use fieldstream_shared::document::Document;
 use fieldstream_shared::frame::{FromClient, Snapshot, Update, Watch, WatchMode};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::msgpack::decode;
@@ -21,11 +21,11 @@ pub(crate) type Opened = oneshot::Receiver<Result<(), ClientError>>;
 
 /// Where a replica stands.
 ///
-/// | phase | updates | a snapshot |
-/// | --- | --- | --- |
-/// | `Asked` | are of an earlier watch: ignored | makes it `Live` |
-/// | `Live` | are applied; a misfit leads to `Asked` | is taken if it is not older |
-/// | `Refused` | ignored | ignored |
+/// | phase | verdict "recovered" | updates | a snapshot |
+/// | --- | --- | --- | --- |
+/// | `Asked` | makes it `Live` if something is held | are of an earlier watch: ignored | makes it `Live` |
+/// | `Live` | changes nothing | are applied; a misfit leads to `Asked` | is taken if it is not older |
+/// | `Refused` | ignored | ignored | ignored |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Asked,
@@ -172,14 +172,15 @@ impl Watches {
         if matches!(replica.phase, Phase::Refused(_)) {
             return;
         }
+        if recovered && !replica.verified {
+            // Of an earlier watch of the document, for a replica that is no longer held: who holds
+            // nothing gets a snapshot.
+            return;
+        }
         let resuming = std::mem::take(&mut replica.resuming);
         if !recovered {
             replica.phase = Phase::Asked;
             return;
-        }
-        if !replica.verified {
-            // Nothing is held and nothing was missed: the document never was.
-            replica.hold(Document::default(), Body::Absent.hash());
         }
         replica.phase = Phase::Live;
         replica.tell(resuming.then_some(Queued::Resumed), 0);

@@ -1,6 +1,6 @@
 use super::*;
 use fieldstream_shared::change::{Change, Primitive, Version, write_change};
-use fieldstream_shared::document::Kind;
+use fieldstream_shared::document::{Body, Kind};
 
 /// A server's document that tells of its changes.
 struct Source(Document);
@@ -170,12 +170,36 @@ fn a_snapshot_within_a_watch_stands_for_the_changes_it_replaces() {
 }
 
 #[test]
-fn a_document_that_never_was_needs_no_snapshot() {
+fn a_document_that_never_was_is_shown_when_the_server_says_so() {
     let mut watches = Watches::default();
     let opening = watches.open(&id(), WatchMode::Changes, None);
     assert_eq!(watches.wishes().len(), 1);
-    watches.verdict("d", true);
+    watches.verdict("d", false);
+    assert_eq!(events(&mut watches, opening.handle), [""; 0], "nothing is known yet");
+    let version = Version { revision: 0, state_hash: Body::Absent.hash(), time_us: 0 };
+    let (document, kind) = ("d", Kind::Absent);
+    watches.snapshot(&Snapshot { document, version, kind, total_bytes: 0, offset: 0, piece: b"" });
     assert_eq!(events(&mut watches, opening.handle), ["S0"]);
+}
+
+#[test]
+fn a_verdict_about_a_dropped_replica_says_nothing_about_its_successor() {
+    let mut source = Source::new("one");
+    let (mut watches, handle) = opened(&source);
+    let mut out = Vec::new();
+    assert_eq!(watches.wishes()[0].revision, 1, "HELLO names the replica held");
+    watches.close(&id(), handle, Some(&mut out));
+    let mut opening = watches.open(&id(), WatchMode::Changes, Some(&mut out));
+    watches.verdict("d", true);
+    update(&mut watches, &source.append(" two"));
+    let opened = opening.opened.as_mut().unwrap();
+    assert!(opened.try_recv().is_err(), "not open with a document nobody vouched for");
+    assert_eq!(events(&mut watches, opening.handle), [""; 0]);
+    watches.verdict("d", false);
+    source.snapshot(&mut watches);
+    assert_eq!(opened.try_recv().unwrap(), Ok(()));
+    assert_eq!(events(&mut watches, opening.handle), ["S2"]);
+    assert_eq!(text(&watches), "one two");
 }
 
 #[test]

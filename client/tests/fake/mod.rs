@@ -46,6 +46,8 @@ pub(crate) struct State {
     /// Answer at level `logged` first.
     pub(crate) log_first: bool,
     pub(crate) keepalive_ms: u64,
+    /// The time WELCOME tells.
+    pub(crate) time_us: u64,
 }
 
 struct Connection {
@@ -220,7 +222,7 @@ impl State {
                 }
                 let limits =
                     Limits { window: 32, frame_bytes: 1 << 18, watches: 1000, keepalive_ms: self.keepalive_ms };
-                reply(FromServer::Welcome(Welcome { session, limits, time_us: 0, log_id: 1 }));
+                reply(FromServer::Welcome(Welcome { session, limits, time_us: self.time_us, log_id: 1 }));
                 let client = hello.client.to_owned();
                 let taken: Vec<u64> =
                     self.connections.iter().filter(|(_, c)| c.client == client).map(|(id, _)| *id).collect();
