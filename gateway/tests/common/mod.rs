@@ -154,7 +154,15 @@ async fn process(connection: Connection, stored: Arc<Mutex<Stored>>, on: Arc<Ato
     let start = Start { sequence: 0, hash: None };
     let mut reader = LogReader::open(&connection, Log::Instructions, 0, start).await.unwrap();
     let writer = BatchWriter::new(&connection, Log::Events, 0);
-    while let Ok(message) = reader.next().await {
+    loop {
+        let message = match reader.next().await {
+            Ok(message) => message,
+            Err(error) => {
+                // Nothing more is applied; tests that wait for it say so.
+                eprintln!("the processor of this test has ended: {error}");
+                return;
+            }
+        };
         while !on.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -398,6 +406,21 @@ impl Client {
     pub async fn put(&mut self, document: &str, text: &str) -> (u64, AckLevel, Option<Outcome>) {
         self.instruct(document, &put(text), AckLevel::Applied).await;
         self.outcome().await
+    }
+
+    /// Sends one instruction after the other until the gateway closes; its code.
+    pub async fn instruct_until_closed(&mut self, document: &str) -> (fieldstream_shared::code::Code, u64) {
+        loop {
+            self.instruct(document, &put("two"), AckLevel::Applied).await;
+            loop {
+                let payload = self.next().await;
+                match FromServer::decode(&payload) {
+                    Ok(FromServer::Close { code, retry_after_ms, .. }) => return (code, retry_after_ms),
+                    Ok(FromServer::Outcome { .. }) => break,
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Reads until CLOSE; its code.
