@@ -408,21 +408,6 @@ impl Client {
         self.outcome().await
     }
 
-    /// Sends one instruction after the other until the gateway closes; its code.
-    pub async fn instruct_until_closed(&mut self, document: &str) -> (fieldstream_shared::code::Code, u64) {
-        loop {
-            self.instruct(document, &put("two"), AckLevel::Applied).await;
-            loop {
-                let payload = self.next().await;
-                match FromServer::decode(&payload) {
-                    Ok(FromServer::Close { code, retry_after_ms, .. }) => return (code, retry_after_ms),
-                    Ok(FromServer::Outcome { .. }) => break,
-                    _ => {}
-                }
-            }
-        }
-    }
-
     /// Reads until CLOSE; its code.
     pub async fn close_code(&mut self) -> (fieldstream_shared::code::Code, u64) {
         loop {
