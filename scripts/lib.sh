@@ -98,3 +98,15 @@ python_with_packages() {
     fi
     if [[ -x $python ]]; then printf '%s\n' "$python"; else printf '%s\n' "$cache/python-with-packages"; fi
 }
+
+# One field of the JSON object in a file.
+field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"; }
+
+# Waits until the file that `up --ready-file` writes is there.
+await_ready() {
+    for _ in $(seq 300); do
+        [[ -s $1 ]] && return
+        sleep 0.1
+    done
+    fail "not ready after 30 s"
+}
