@@ -7,7 +7,7 @@ use crate::output;
 use crate::signals::Signals;
 use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, TokenPolicy};
 use fieldstream_nats::Server;
-use fieldstream_processor::{Processor, ProcessorOptions};
+use fieldstream_processor::{Ownership, Processor, ProcessorOptions};
 use fieldstream_shared::registry::Registry;
 use fieldstream_storer::{Storer, StorerOptions};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ pub(crate) fn gateway_options(
 /// A processor's options.
 pub(crate) fn processor_options(settings: &Settings, server: Server, registry: Registry) -> ProcessorOptions {
     let mut options = ProcessorOptions::new(server);
-    options.partitions = settings.processor.partitions;
+    options.ownership = settings.processor.ownership;
     options.registry = registry;
     options.cache_bytes_max = settings.processor.cache_bytes_max;
     options.pinned_bytes_max = settings.processor.pinned_bytes_max;
@@ -156,7 +156,8 @@ pub(crate) async fn processor(
         Processor::start(options).await.map_err(|error| processor_failure(&error))
     };
     let Some(mut processor) = unless_stopped(&mut signals, start).await? else { return Ok(()) };
-    output::line(&format!("processor of {} partitions", settings.processor.partitions.len()))?;
+    let shared = if settings.processor.ownership == Ownership::Shared { "; shared with others that come" } else { "" };
+    output::line(&format!("processor of {} partitions{shared}", processor.owned().len()))?;
     ready(begun)?;
     let failure = tokio::select! {
         _ = signals.next() => None,
@@ -241,8 +242,8 @@ mod tests {
         let ours = processor_options(&settings, server(), Registry::default());
         let theirs = ProcessorOptions::new(server());
         assert_eq!(
-            (ours.partitions, ours.cache_bytes_max, ours.pinned_bytes_max),
-            (theirs.partitions, theirs.cache_bytes_max, theirs.pinned_bytes_max)
+            (ours.ownership, ours.cache_bytes_max, ours.pinned_bytes_max),
+            (theirs.ownership, theirs.cache_bytes_max, theirs.pinned_bytes_max)
         );
         let gateway = gateway_options(&settings, server(), &GatewayFiles::default()).unwrap();
         assert_eq!(gateway.limits, GatewayLimits::default());

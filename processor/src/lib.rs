@@ -2,8 +2,8 @@
 //! documents, and writes one event for each, exactly once.
 //!
 //! [`lane`] is the core, a state machine without sockets, clocks and randomness; [`cache`] holds
-//! its documents and client marks; `worker` drives one core per lane; [`Processor`] starts and
-//! stops the workers.
+//! its documents and client marks; `worker` drives one core per lane; [`membership`] says which
+//! partitions are shared out to whom; [`Processor`] starts and stops the workers.
 //!
 //! **Invariants.** Input position and output travel as one message, and only parts that every
 //! reader accepts count: nobody trusts this process' memory. A value loaded from a storer is used
@@ -12,7 +12,9 @@
 
 pub mod cache;
 pub mod lane;
+pub mod membership;
 mod service;
+mod sharing;
 mod worker;
 
-pub use service::{Processor, ProcessorError, ProcessorOptions};
+pub use service::{Ownership, Processor, ProcessorError, ProcessorOptions};

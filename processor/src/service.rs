@@ -1,15 +1,25 @@
 //! Starting and stopping a processor.
 
 use crate::lane::LaneError;
+use crate::sharing;
 use crate::worker::{self, Worker};
 use fieldstream_nats::{Connection, LogError, NatsError, ProgressReader, ReadClient, Server, Topology};
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_shared::read::Progress;
 use fieldstream_shared::registry::Registry;
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// How a processor comes by its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// It shares all partitions with whoever else shares them, whoever comes and goes.
+    Shared,
+    /// It owns these, whatever others do.
+    Fixed(PartitionSet),
+}
 
 /// How to run a processor.
 #[derive(Debug, Clone)]
@@ -17,7 +27,7 @@ pub struct ProcessorOptions {
     /// Where the log is.
     pub nats: Server,
     /// The partitions it owns.
-    pub partitions: PartitionSet,
+    pub ownership: Ownership,
     /// Custom instructions.
     pub registry: Registry,
     /// Bytes of documents and client marks kept in memory, over all lanes. A value that storers do
@@ -28,11 +38,11 @@ pub struct ProcessorOptions {
 }
 
 impl ProcessorOptions {
-    /// A processor of all partitions with 256 MiB of cache.
+    /// A processor that shares the partitions with others, with 256 MiB of cache.
     pub fn new(nats: Server) -> ProcessorOptions {
         ProcessorOptions {
             nats,
-            partitions: PartitionSet::ALL,
+            ownership: Ownership::Shared,
             registry: Registry::default(),
             cache_bytes_max: 256 << 20,
             pinned_bytes_max: 128 << 20,
@@ -77,6 +87,10 @@ pub struct Processor {
     stop: CancellationToken,
     workers: JoinSet<()>,
     failures: mpsc::Receiver<ProcessorError>,
+    /// Ends the membership, after the workers.
+    left: CancellationToken,
+    membership: JoinSet<()>,
+    owned: watch::Receiver<PartitionSet>,
 }
 
 /// How many progress announcements may wait for a slow worker; missed ones do no harm.
@@ -95,6 +109,9 @@ impl Processor {
         let mut announced = ProgressReader::subscribe(&consume).await?;
         let (progress, _) = broadcast::channel::<Progress>(PROGRESS_QUEUE);
         let stop = CancellationToken::new();
+        let left = CancellationToken::new();
+        let mut membership = JoinSet::new();
+        let owned = sharing::begin(options.ownership, &publish, &left, &mut membership).await?;
         let (failed, failures) = mpsc::channel(usize::from(topology.lanes) + 1);
         let mut workers = JoinSet::new();
         for lane in 0..topology.lanes {
@@ -105,6 +122,7 @@ impl Processor {
                 consume: consume.clone(),
                 reads: reads.clone(),
                 progress: progress.subscribe(),
+                owned: owned.clone(),
                 options: options.clone(),
                 stop: stop.clone(),
             };
@@ -122,7 +140,12 @@ impl Processor {
                 let _ = progress.send(said);
             }
         });
-        Ok(Processor { stop, workers, failures })
+        Ok(Processor { stop, workers, failures, left, membership, owned })
+    }
+
+    /// The partitions it owns at present.
+    pub fn owned(&self) -> PartitionSet {
+        *self.owned.borrow()
     }
 
     /// Resolves when the processor cannot go on.
@@ -150,5 +173,8 @@ impl Processor {
         if tokio::time::timeout(deadline, all).await.is_err() {
             tracing::warn!("the processor did not finish in time; what is left is taken over from the log");
         }
+        // Only now: what this one has published should be accepted before others take over.
+        self.left.cancel();
+        while self.membership.join_next().await.is_some() {}
     }
 }

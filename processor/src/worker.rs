@@ -7,9 +7,10 @@ use fieldstream_nats::{
     last_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
+use fieldstream_shared::partition::PartitionSet;
 use fieldstream_shared::read::{Answer, AnswerBody, Checkpoint, Progress, Query, Request};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ pub(crate) struct Worker {
     pub(crate) consume: Connection,
     pub(crate) reads: ReadClient,
     pub(crate) progress: broadcast::Receiver<Progress>,
+    pub(crate) owned: watch::Receiver<PartitionSet>,
     pub(crate) options: ProcessorOptions,
     pub(crate) stop: CancellationToken,
 }
@@ -57,7 +59,7 @@ pub(crate) async fn run(mut worker: Worker) -> Result<(), ProcessorError> {
         catch_up_to,
     });
     lane.handle_progress(checkpoint.events_sequence);
-    lane.handle_owned(worker.options.partitions);
+    lane.handle_owned(*worker.owned.borrow_and_update());
     let events = LogReader::open(&worker.consume, Log::Events, worker.lane, start).await?;
     worker.drive(lane, events.pump()).await
 }
@@ -136,6 +138,7 @@ impl Worker {
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
+                Ok(()) = self.owned.changed() => lane.handle_owned(*self.owned.borrow_and_update()),
                 _ = tick.tick() => {}
                 () = self.stop.cancelled(), if publishing.is_empty() => return Ok(()),
             }

@@ -8,7 +8,7 @@
 use fieldstream_client::{Client, ClientOptions};
 use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, TokenPolicy};
 use fieldstream_nats::{ChildOptions, Connection, NatsChild, Profile, Server, Topology, TopologyOptions};
-use fieldstream_processor::{Processor, ProcessorOptions};
+use fieldstream_processor::{Ownership, Processor, ProcessorOptions};
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_storer::{Storer, StorerOptions};
 use std::future::Future;
@@ -126,7 +126,14 @@ impl Cluster {
 
     /// Starts one more processor.
     pub async fn add_processor(&mut self, partitions: PartitionSet) {
-        let options = ProcessorOptions { partitions, ..ProcessorOptions::new(self.nats.server().clone()) };
+        let ownership = Ownership::Fixed(partitions);
+        let options = ProcessorOptions { ownership, ..ProcessorOptions::new(self.nats.server().clone()) };
+        self.processors.push(Processor::start(options).await.expect("processor"));
+    }
+
+    /// Starts one more processor that shares the partitions with the others.
+    pub async fn add_sharing_processor(&mut self) {
+        let options = ProcessorOptions::new(self.nats.server().clone());
         self.processors.push(Processor::start(options).await.expect("processor"));
     }
 

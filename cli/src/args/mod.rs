@@ -159,7 +159,7 @@ pub(crate) struct GatewayArgs {
 pub(crate) struct ProcessorArgs {
     #[command(flatten)]
     pub(crate) nats: NatsArgs,
-    /// The partitions it owns, such as 0-127,200 [default: all]
+    /// The partitions it owns: shared (among all that share), all, or such as 0-127,200 [default: shared]
     #[arg(long, value_name = "SET")]
     pub(crate) partitions: Option<String>,
 }

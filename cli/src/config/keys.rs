@@ -24,7 +24,7 @@ pub(crate) enum Form {
     Boolean,
     /// Permission bits.
     FileMode,
-    /// A set of partitions.
+    /// `shared`, or a set of partitions.
     Partitions,
     /// One of these words.
     Choice(&'static [&'static str]),
@@ -52,7 +52,7 @@ impl Form {
                 _ => Err("expected true or false".to_owned()),
             },
             Form::FileMode => parse::file_mode(text).map(drop),
-            Form::Partitions => parse::partitions(text).map(drop),
+            Form::Partitions => parse::ownership(text).map(drop),
             Form::Choice(words) if words.contains(&text) => Ok(()),
             Form::Choice(words) => {
                 let near = parse::nearest(text, words.iter().copied());
@@ -187,9 +187,9 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "processor.partitions",
-        "all",
+        "shared",
         Form::Partitions,
-        "The partitions this processor owns: all, or numbers and ranges such as 0-127,200.",
+        "The partitions this processor owns. shared: its share among all processors that share, whoever\ncomes and goes. all, or numbers and ranges such as 0-127,200: these, whatever others do.",
     ),
     key(
         "processor.cache_bytes_max",

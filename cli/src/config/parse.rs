@@ -1,5 +1,6 @@
 //! Reading single values: sizes, durations, addresses, sets of partitions.
 
+use fieldstream_processor::Ownership;
 use fieldstream_shared::partition::{Partition, PartitionSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -66,12 +67,17 @@ pub(crate) fn file_mode(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Who owns what: `shared`, or fixed partitions.
+pub(crate) fn ownership(text: &str) -> Result<Ownership, String> {
+    if text == "shared" { Ok(Ownership::Shared) } else { partitions(text).map(Ownership::Fixed) }
+}
+
 /// Partitions: `all`, or numbers and ranges such as `0-127,200`.
 pub(crate) fn partitions(text: &str) -> Result<PartitionSet, String> {
     if text == "all" {
         return Ok(PartitionSet::ALL);
     }
-    let wrong = || "expected partitions such as 0-127,200, each 0 to 255, or all".to_owned();
+    let wrong = || "expected partitions such as 0-127,200, each 0 to 255, or all, or shared".to_owned();
     let mut set = PartitionSet::EMPTY;
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -2,7 +2,7 @@
 
 use super::layers::Layers;
 use super::parse;
-use fieldstream_shared::partition::PartitionSet;
+use fieldstream_processor::Ownership;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(crate) struct Gateway {
 /// Section `processor`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Processor {
-    pub(crate) partitions: PartitionSet,
+    pub(crate) ownership: Ownership,
     pub(crate) cache_bytes_max: usize,
     pub(crate) pinned_bytes_max: usize,
 }
@@ -169,7 +169,7 @@ fn typed(layers: &Layers) -> Result<Settings, String> {
             watched_bytes_max: memory("gateway.watched_bytes_max")?,
         },
         processor: Processor {
-            partitions: parse::partitions(layers.value("processor.partitions"))?,
+            ownership: parse::ownership(layers.value("processor.partitions"))?,
             cache_bytes_max: memory("processor.cache_bytes_max")?,
             pinned_bytes_max: memory("processor.pinned_bytes_max")?,
         },
