@@ -2,7 +2,7 @@
 
 use crate::membership::Membership;
 use crate::service::{Ownership, ProcessorError};
-use fieldstream_nats::{Connection, LEASE, MemberBoard};
+use fieldstream_nats::{Connection, LEASE, MemberBoard, NatsError};
 use fieldstream_shared::partition::PartitionSet;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -41,6 +41,7 @@ pub(crate) async fn begin(
         member,
         begun: Instant::now(),
         owned: sender,
+        has_complained: false,
     };
     sharing.renew().await;
     tasks.spawn(sharing.run(left.clone()));
@@ -53,6 +54,7 @@ struct Sharing {
     board: MemberBoard,
     begun: Instant,
     owned: watch::Sender<PartitionSet>,
+    has_complained: bool,
 }
 
 impl Sharing {
@@ -69,13 +71,26 @@ impl Sharing {
         let at_ms = self.now_ms();
         match self.board.renew(&self.member).await {
             Ok(members) => self.membership.handle_renewed(at_ms, members),
-            Err(error) => tracing::debug!(member = self.member, %error, "the lease is not renewed yet"),
+            Err(error) => self.not_renewed(&error),
         }
         let owned = self.membership.owned(self.now_ms());
         let changed = self.owned.send_if_modified(|now| std::mem::replace(now, owned) != owned);
-        if changed {
+        if !owned.is_empty() {
+            self.has_complained = false;
+        }
+        if changed && !owned.is_empty() {
             let (partitions, members) = (owned.len(), self.membership.members().len());
             tracing::info!(member = self.member, partitions, members, "partitions are shared anew");
+        }
+    }
+
+    /// Said once, when it means that nothing is owned.
+    fn not_renewed(&mut self, error: &NatsError) {
+        let member = &self.member;
+        if self.membership.owned(self.now_ms()).is_empty() && !std::mem::replace(&mut self.has_complained, true) {
+            tracing::warn!(member, %error, "this processor owns nothing until it can announce itself");
+        } else {
+            tracing::debug!(member, %error, "the lease is not renewed yet");
         }
     }
 
