@@ -6,7 +6,7 @@ use crate::nats::{self, gateway_failure, processor_failure, storer_failure};
 use crate::output;
 use crate::signals::Signals;
 use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, TokenPolicy};
-use fieldstream_nats::Server;
+use fieldstream_nats::{Health, Server};
 use fieldstream_processor::{Ownership, Processor, ProcessorOptions};
 use fieldstream_shared::registry::Registry;
 use fieldstream_storer::{Storer, StorerOptions};
@@ -69,6 +69,7 @@ pub(crate) fn gateway_options(
             documents_bytes_max: gateway.watched_bytes_max,
             ..GatewayLimits::default()
         },
+        health: Health::new(),
     })
 }
 

@@ -9,7 +9,7 @@ use crate::options::{Addresses, GatewayLimits, GatewayOptions};
 use crate::reader::{self, ReadFrom};
 use crate::shared::{Lane, Shared};
 use crate::{reads, writer};
-use fieldstream_nats::{Connection, Log, LogReader, ProgressReader, ReadClient, Topology, last_sequence};
+use fieldstream_nats::{Connection, Health, Log, LogReader, ProgressReader, ReadClient, Topology, last_sequence};
 use fieldstream_shared::code::Code;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ pub struct Gateway {
     addresses: Addresses,
     endpoint: Option<quinn::Endpoint>,
     fatal: mpsc::Receiver<GatewayError>,
+    health: Health,
 }
 
 impl Gateway {
@@ -48,7 +49,7 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`], a message that says what to do.
     pub async fn start(options: GatewayOptions) -> Result<Gateway, GatewayError> {
-        let GatewayOptions { nats, tcp, tls, tokens, stored_copies, limits } = options;
+        let GatewayOptions { nats, tcp, tls, tokens, stored_copies, limits, health } = options;
         let bound = listen::bind(tcp, tls.as_ref(), &limits)?;
         let consuming = Connection::connect(&nats, "fieldstream-gateway-read").await?;
         let publishing = Connection::connect(&nats, "fieldstream-gateway-write").await?;
@@ -80,7 +81,7 @@ impl Gateway {
         }
         let (fatal_sender, fatal) = mpsc::channel(8);
         let shared = Arc::new(Shared::new(limits, tokens, topology, lanes, (reads, consuming), fatal_sender));
-        let gateway = Gateway { addresses: Addresses::default(), endpoint: None, fatal, shared };
+        let gateway = Gateway { addresses: Addresses::default(), endpoint: None, fatal, shared, health };
         gateway.begin(bound, publishing, readers, progress).await
     }
 
@@ -118,6 +119,7 @@ impl Gateway {
         let text = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
         let (tcp, tls) = (text(self.addresses.tcp), text(self.addresses.tls));
         tracing::info!(%tcp, %tls, "the gateway takes connections");
+        self.health.set_ready(true);
         Ok(self)
     }
 
@@ -158,6 +160,7 @@ impl Gateway {
     pub async fn stop(self, deadline: Duration) {
         let shared = &self.shared;
         let until = Instant::now() + deadline;
+        self.health.set_ready(false);
         shared.closed.cancel();
         shared.drain();
         let sessions = shared.sessions();

@@ -1,7 +1,7 @@
 //! What a gateway is started with.
 
 use crate::tokens::TokenPolicy;
-use fieldstream_nats::Server;
+use fieldstream_nats::{Health, Server};
 use fieldstream_shared::limits::{NUMBER_WINDOW, WATCHES_MAX};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ pub struct GatewayOptions {
     pub stored_copies: usize,
     /// Limits.
     pub limits: GatewayLimits,
+    /// Where it reports what it finds.
+    pub health: Health,
 }
 
 /// TLS over TCP, and QUIC on the same port number.

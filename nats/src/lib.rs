@@ -14,6 +14,7 @@
 mod batch_writer;
 pub mod child;
 mod connection;
+mod health;
 mod log_reader;
 mod members;
 mod progress;
@@ -23,6 +24,7 @@ pub mod topology;
 pub use batch_writer::{BatchWriter, WriteError};
 pub use child::{ChildError, ChildOptions, NatsChild, Profile};
 pub use connection::{Connection, Credentials, NatsError, Server};
+pub use health::{Finding, Health, Severity};
 pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};

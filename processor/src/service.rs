@@ -3,7 +3,7 @@
 use crate::lane::LaneError;
 use crate::sharing;
 use crate::worker::{self, Worker};
-use fieldstream_nats::{Connection, LogError, NatsError, ProgressReader, ReadClient, Server, Topology};
+use fieldstream_nats::{Connection, Health, LogError, NatsError, ProgressReader, ReadClient, Server, Topology};
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_shared::read::Progress;
 use fieldstream_shared::registry::Registry;
@@ -35,6 +35,8 @@ pub struct ProcessorOptions {
     pub cache_bytes_max: usize,
     /// Bytes of values that storers do not have yet; beyond, applying pauses until they catch up.
     pub pinned_bytes_max: usize,
+    /// Where it reports what it finds.
+    pub health: Health,
 }
 
 impl ProcessorOptions {
@@ -46,6 +48,7 @@ impl ProcessorOptions {
             registry: Registry::default(),
             cache_bytes_max: 256 << 20,
             pinned_bytes_max: 128 << 20,
+            health: Health::new(),
         }
     }
 }
@@ -91,6 +94,7 @@ pub struct Processor {
     left: CancellationToken,
     membership: JoinSet<()>,
     owned: watch::Receiver<PartitionSet>,
+    health: Health,
 }
 
 /// How many progress announcements may wait for a slow worker; missed ones do no harm.
@@ -140,7 +144,8 @@ impl Processor {
                 let _ = progress.send(said);
             }
         });
-        Ok(Processor { stop, workers, failures, left, membership, owned })
+        options.health.set_ready(true);
+        Ok(Processor { stop, workers, failures, left, membership, owned, health: options.health })
     }
 
     /// The partitions it owns at present.
@@ -168,6 +173,7 @@ impl Processor {
     /// Publishes what is built, then stops. What is not done within the deadline is left to the
     /// next owner; nothing is lost either way.
     pub async fn stop(mut self, deadline: Duration) {
+        self.health.set_ready(false);
         self.stop.cancel();
         let all = async { while self.workers.join_next().await.is_some() {} };
         if tokio::time::timeout(deadline, all).await.is_err() {

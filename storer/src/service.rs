@@ -6,7 +6,7 @@ use crate::store::{Identity, Store, StoreError, StoreOptions};
 use crate::tables::TableError;
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
-    Connection, Log, LogError, LogReader, NatsError, ReadServer, Server, Start, Topology, publish_progress,
+    Connection, Health, Log, LogError, LogReader, NatsError, ReadServer, Server, Start, Topology, publish_progress,
 };
 use fieldstream_shared::read::Progress;
 use std::path::PathBuf;
@@ -45,6 +45,8 @@ pub struct StorerOptions {
     /// spares the disk and delays `stored` acknowledgements. After a commit the writer also rests
     /// for as long as the commit took. Default 5 ms.
     pub commit_floor: Duration,
+    /// Where it reports what it finds.
+    pub health: Health,
 }
 
 impl StorerOptions {
@@ -56,6 +58,7 @@ impl StorerOptions {
             file_mode: 0o664,
             map_bytes: 1 << 40,
             commit_floor: Duration::from_millis(5),
+            health: Health::new(),
         }
     }
 }
@@ -95,6 +98,7 @@ pub struct Storer {
     services: CancellationToken,
     abandon: CancellationToken,
     tasks: TaskTracker,
+    health: Health,
 }
 
 impl Storer {
@@ -138,14 +142,28 @@ impl Storer {
             }
         });
         tasks.close();
-        let (directory, storer) = (options.directory, store.storer());
+        let (directory, storer, health) = (options.directory, store.storer(), options.health);
+        health.set_ready(true);
         tracing::info!(directory = %directory.display(), storer, lanes = topology.lanes, "storer started");
-        Ok(Storer { directory, storer, connection, durable, failures, writer, readers, services, abandon, tasks })
+        Ok(Storer {
+            directory,
+            storer,
+            connection,
+            durable,
+            failures,
+            writer,
+            readers,
+            services,
+            abandon,
+            tasks,
+            health,
+        })
     }
 
     /// Stops: takes no more from the log, stores what was taken, within the deadline. What was not
     /// stored is still in the log.
     pub async fn stop(mut self, deadline: Duration) {
+        self.health.set_ready(false);
         self.readers.cancel();
         if tokio::time::timeout(deadline, &mut self.writer).await.is_err() {
             tracing::warn!(?deadline, "not everything taken was stored in time; it is still in the log");

@@ -7,7 +7,7 @@
 
 use fieldstream_client::{Client, ClientOptions};
 use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, TokenPolicy};
-use fieldstream_nats::{ChildOptions, Connection, NatsChild, Profile, Server, Topology, TopologyOptions};
+use fieldstream_nats::{ChildOptions, Connection, Health, NatsChild, Profile, Server, Topology, TopologyOptions};
 use fieldstream_processor::{Ownership, Processor, ProcessorOptions};
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_storer::{Storer, StorerOptions};
@@ -183,6 +183,7 @@ fn gateway_options(nats: Server, dir: &Path, stored_copies: usize) -> GatewayOpt
         tokens: TokenPolicy::loopback_open(),
         stored_copies,
         limits: GatewayLimits::default(),
+        health: Health::new(),
     }
 }
 

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, TokenPolicy};
 use fieldstream_nats::{
-    BatchWriter, ChildOptions, Connection, Log, LogReader, NatsChild, Profile, ReadServer, Server, Start, Topology,
-    TopologyOptions, publish_progress,
+    BatchWriter, ChildOptions, Connection, Health, Log, LogReader, NatsChild, Profile, ReadServer, Server, Start,
+    Topology, TopologyOptions, publish_progress,
 };
 use fieldstream_shared::change::{Version, write_change};
 use fieldstream_shared::cursor::{BatchId, Cursor, Cursors, Part, Position};
@@ -127,6 +127,7 @@ impl World {
             tokens: TokenPolicy::loopback_open(),
             stored_copies: 1,
             limits: GatewayLimits::default(),
+            health: Health::new(),
         }
     }
 
