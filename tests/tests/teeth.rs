@@ -6,8 +6,8 @@ use fieldstream_shared::defect::{self, Defect};
 use fieldstream_tests::sim::run;
 use std::time::Instant;
 
-const SEEDS: u64 = 300;
-const CONTROL: u64 = 60;
+const SEEDS: u64 = 3_000;
+const CONTROL: u64 = 200;
 
 /// Defects in code that the simulation does not run: shells, LMDB, purging.
 const ELSEWHERE: [Defect; 4] =

@@ -85,6 +85,7 @@ struct World {
     base: Instant,
     now: u64,
     calm: bool,
+    lagging: bool,
     verbose: bool,
     trace: u64,
     instructions: Stream,
@@ -119,6 +120,7 @@ impl World {
             base: Instant::now(),
             now: 0,
             calm: false,
+            lagging: seed % 3 == 1,
             verbose,
             trace: seed,
             instructions: Stream::default(),
@@ -482,7 +484,8 @@ impl World {
                     worker.core.handle_instructions(sequence, &message).map_err(|e| e.to_string())?;
                 }
             }
-            1 => {
+            // In some worlds processors lag far behind the storers that answer them.
+            1 if self.calm || !self.lagging || self.now / 400 % 3 == 0 => {
                 let next = worker.events.next(&self.events);
                 if let Some((sequence, message)) = next.map_err(|e| format!("a processor finds damage: {e:?}"))? {
                     worker.core.handle_events(sequence, &message).map_err(|e| e.to_string())?;
