@@ -25,11 +25,15 @@ pub struct Stream {
     base: u64,
     slots: Vec<Option<Bytes>>,
     bytes: usize,
-    /// Bytes it takes; 0 for no bound.
-    pub bytes_max: usize,
+    bytes_max: usize,
 }
 
 impl Stream {
+    /// A stream that takes so many bytes; 0 for no bound.
+    pub fn bounded(bytes_max: usize) -> Stream {
+        Stream { bytes_max, ..Stream::default() }
+    }
+
     /// Stores a message and returns its sequence.
     ///
     /// # Errors
