@@ -14,7 +14,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long answers are collected. Roles answer at once; a loaded machine may take a while.
-const COLLECT: Duration = Duration::from_millis(500);
+const COLLECT: Duration = Duration::from_millis(400);
+
+/// Between looking at the streams and asking the roles, which count twice a second: what was in
+/// the log before and is not done by then is backlog, what is on its way is not.
+const SETTLE: Duration = Duration::from_millis(600);
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -42,8 +46,8 @@ pub(crate) async fn run(args: &StatusArgs, config: Option<PathBuf>) -> Result<()
 
 async fn look(connection: &Connection) -> Result<Overview, Failure> {
     let topology = Topology::load(connection).await.map_err(|error| nats_failure(&error))?;
-    let members = collect_status(connection, COLLECT).await.map_err(|error| nats_failure(&error))?;
-    // Asked last: who is behind by now was not ahead before.
     let streams = lane_streams(connection, &topology).await.map_err(|error| nats_failure(&error))?;
+    tokio::time::sleep(SETTLE).await;
+    let members = collect_status(connection, COLLECT).await.map_err(|error| nats_failure(&error))?;
     Ok(Overview::new(topology, streams, members))
 }
