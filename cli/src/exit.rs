@@ -62,6 +62,11 @@ impl Failure {
         Failure { exit: None, message: String::new(), help: None }
     }
 
+    /// What went wrong stands on stdout already.
+    pub(crate) fn told(exit: Exit) -> Failure {
+        Failure::new(exit, "")
+    }
+
     /// Adds what to do about it.
     pub(crate) fn help(mut self, help: impl fmt::Display) -> Failure {
         self.help = Some(help.to_string());

@@ -32,10 +32,12 @@ mod exit;
 mod init;
 mod logging;
 mod nats;
+mod operator;
 mod output;
 mod replay;
 mod roles;
 mod signals;
+mod status;
 mod up;
 mod version;
 
@@ -114,6 +116,10 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
             Ok(())
         }
         Command::Version { json } => version::run(*json),
+        Command::Status(args) => {
+            logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
+            block_on(status::run(args, cli.config.clone()))
+        }
         Command::Put(_)
         | Command::Append(_)
         | Command::Splice(_)

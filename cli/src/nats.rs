@@ -16,13 +16,18 @@ pub(crate) fn server(settings: &Settings) -> Result<Server, Failure> {
         return Err(Failure::new(Exit::Configuration, "no NATS server is named")
             .help("give --nats URL, or set nats.url; `fieldstream up` needs none and starts its own"));
     };
-    let (url, in_url) = split_login(url);
-    let credentials = match (&settings.nats.credentials_file, in_url) {
-        (Some(file), _) => Credentials::File(file.clone()),
-        (None, Some((user, password))) => Credentials::UserPassword { user, password },
-        (None, None) => Credentials::None,
-    };
-    Ok(Server { url, credentials })
+    let mut server = server_at(url);
+    if let Some(file) = &settings.nats.credentials_file {
+        server.credentials = Credentials::File(file.clone());
+    }
+    Ok(server)
+}
+
+/// The server of a URL in which user and password may stand.
+pub(crate) fn server_at(url: &str) -> Server {
+    let (url, login) = split_login(url);
+    let login = login.map(|(user, password)| Credentials::UserPassword { user, password });
+    Server { url, credentials: login.unwrap_or(Credentials::None) }
 }
 
 /// A URL without its user and password, so that no message ever shows them.

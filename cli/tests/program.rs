@@ -138,6 +138,57 @@ fn watch_one(url: &str, ca: &str, act: impl FnOnce()) -> Json {
     update
 }
 
+/// The status of the `up` on a data directory.
+fn status(data: &Path) -> (Option<i32>, Json) {
+    let output = run(&["status", "--json", "--data", &data.display().to_string()]);
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or(Json::Null))
+}
+
+/// Waits for a status.
+fn until_status(data: &Path, what: &str, is_there: impl Fn(Option<i32>, &Json) -> bool) -> Json {
+    let begun = Instant::now();
+    loop {
+        let (code, said) = status(data);
+        if is_there(code, &said) {
+            return said;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {code:?} {said:#}");
+    }
+}
+
+#[test]
+fn status_tells_who_owns_what_and_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    let mut up = Up::anywhere(data);
+    let processors = |said: &Json| {
+        let members = said["members"].as_array().cloned().unwrap_or_default();
+        members.iter().filter_map(|m| m["processor"]["partitions"].as_array().map(Vec::len)).collect::<Vec<_>>()
+    };
+    let said = until_status(data, "all is well", |code, _| code == Some(0));
+    assert_eq!(processors(&said), [256]);
+    assert_eq!(said["partitions_unowned"], serde_json::json!([]));
+
+    let nats = up.ready["nats"].as_str().unwrap().to_owned();
+    let mut second = program().args(["processor", "--nats", &nats]).stdout(Stdio::null()).spawn().unwrap();
+    let shared = until_status(data, "two share", |code, said| code == Some(0) && processors(said).len() == 2);
+    assert_eq!(processors(&shared).iter().sum::<usize>(), 256);
+    let text = stdout(&run(&["status", "--nats", &nats]));
+    assert!(text.starts_with("ok: everything works") && text.contains("owns "), "{text}");
+
+    // Stopped, not ended: it does not answer, and its partitions go to the other one.
+    kill_process(Pid::from_child(&second), Signal::STOP).unwrap();
+    until_status(data, "the other one takes over", |code, said| code == Some(0) && processors(said) == [256]);
+    kill_process(Pid::from_child(&second), Signal::KILL).unwrap();
+    wait(&mut second);
+
+    up.signal(Signal::TERM);
+    assert!(wait(&mut up.child).success());
+    let gone = run(&["status", "--data", &data.display().to_string()]);
+    assert_eq!(gone.status.code(), Some(69));
+    assert!(stderr(&gone).contains("help: give --data DIR"), "{}", stderr(&gone));
+}
+
 #[test]
 fn up_serves_every_command_and_comes_back_with_everything() {
     let directory = tempfile::tempdir().unwrap();

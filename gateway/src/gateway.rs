@@ -9,7 +9,10 @@ use crate::options::{Addresses, GatewayLimits, GatewayOptions};
 use crate::reader::{self, ReadFrom};
 use crate::shared::{Lane, Shared};
 use crate::{reads, writer};
-use fieldstream_nats::{Connection, Health, Log, LogReader, ProgressReader, ReadClient, Topology, last_sequence};
+use fieldstream_nats::{
+    Connection, GatewayLane, GatewayStatus, Health, Log, LogReader, Member, ProgressReader, ReadClient, RoleStatus,
+    Topology, last_sequence, serve_status,
+};
 use fieldstream_shared::code::Code;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -102,6 +105,7 @@ impl Gateway {
         tasks.spawn(reader::read_progress(Arc::clone(shared), progress));
         tasks.spawn(reads::place_syncs(Arc::clone(shared)));
         tasks.spawn(reads::expire_syncs(Arc::clone(shared)));
+        tasks.spawn(answer_for_status(Arc::clone(shared), self.health.clone()));
         self.catch_up().await?;
         let Bound { plain, secure } = bound;
         if let Some(listener) = plain {
@@ -201,6 +205,22 @@ impl Drop for Gateway {
         self.shared.closed.cancel();
         self.shared.stopped.cancel();
     }
+}
+
+async fn answer_for_status(shared: Arc<Shared>, health: Health) {
+    let member = Member::new("gateway", env!("CARGO_PKG_VERSION"), health);
+    let answering = shared.consuming.clone();
+    let serving = serve_status(answering, || RoleStatus { gateway: Some(status(&shared)), ..member.status() });
+    let _ = shared.stopped.run_until_cancelled(serving).await;
+}
+
+fn status(shared: &Shared) -> GatewayStatus {
+    let lane = |lane: &Lane| {
+        let events_sequence = lane.step(|hub, _| hub.sequence());
+        let queue = lane.queue();
+        GatewayLane { events_sequence, queue_bytes: queue.bytes() as u64, outage: queue.outage().is_some() }
+    };
+    GatewayStatus { connections: shared.session_count() as u64, lanes: shared.lanes.iter().map(lane).collect() }
 }
 
 async fn wait_until(deadline: Instant, is_done: impl Fn() -> bool) -> bool {

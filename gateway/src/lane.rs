@@ -219,6 +219,11 @@ impl LaneQueue {
         self.outage.then(|| self.outage_closing())
     }
 
+    /// Record bytes that wait or are in flight.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn is_empty(&self) -> bool {
         self.closed.is_empty() && self.open.records.is_empty()
     }

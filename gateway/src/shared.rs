@@ -214,6 +214,10 @@ impl Shared {
         lock(&self.sessions).remove(&mailbox.id);
     }
 
+    pub(crate) fn session_count(&self) -> usize {
+        lock(&self.sessions).len()
+    }
+
     pub(crate) fn sessions(&self) -> Vec<Arc<Mailbox>> {
         lock(&self.sessions).values().cloned().collect()
     }

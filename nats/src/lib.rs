@@ -22,6 +22,7 @@ mod log_reader;
 mod members;
 mod progress;
 mod read_service;
+mod status;
 pub mod topology;
 
 pub use batch_writer::{BatchWriter, WriteError};
@@ -32,4 +33,8 @@ pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
+pub use status::{
+    GatewayLane, GatewayStatus, Member, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus, StreamState,
+    collect_status, lane_streams, serve_status,
+};
 pub use topology::{Log, Topology, TopologyOptions, last_sequence};

@@ -1,6 +1,7 @@
 //! The streams of a deployment, and what is fixed when they are created (`docs/LOG.md`).
 
 use crate::connection::{Connection, NatsError};
+use crate::status::StreamState;
 use async_nats::jetstream::context::{AccountErrorKind, CreateStreamErrorKind};
 use async_nats::jetstream::{ErrorCode, kv, stream};
 use fieldstream_shared::limits::LANES_MAX;
@@ -259,9 +260,21 @@ pub async fn last_sequence(connection: &Connection, log: Log, lane: u16) -> Resu
 
 /// First and last sequence of a stream.
 pub(crate) async fn bounds(connection: &Connection, log: Log, lane: u16) -> Result<(u64, u64), NatsError> {
+    let state = stream_state(connection, log, lane).await?;
+    Ok((state.first, state.last))
+}
+
+/// A stream as the server sees it now.
+pub(crate) async fn stream_state(connection: &Connection, log: Log, lane: u16) -> Result<StreamState, NatsError> {
     let name = log.stream(lane);
     let stream = connection.jetstream.get_stream(&name).await;
     let stream = stream.map_err(|e| jetstream_error(connection, &format!("asking for stream {name}"), &e))?;
-    let state = &stream.cached_info().state;
-    Ok((state.first_sequence, state.last_sequence))
+    let info = stream.cached_info();
+    Ok(StreamState {
+        first: info.state.first_sequence,
+        last: info.state.last_sequence,
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        bytes_max: u64::try_from(info.config.max_bytes).unwrap_or(0),
+    })
 }

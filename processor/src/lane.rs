@@ -5,6 +5,9 @@
 
 mod apply;
 mod loads;
+mod status;
+
+pub use status::LaneStatus;
 
 use crate::cache::{Cache, Key};
 use bytes::Bytes;
@@ -148,6 +151,8 @@ pub struct Lane {
     generation: Box<[u32; PARTITIONS]>,
     messages: VecDeque<Message>,
     messages_bytes: usize,
+    /// Last message of INSTRUCTIONS taken.
+    instructions_sequence: u64,
     read_from: Option<u64>,
     cache: Cache,
     unread: BTreeMap<u64, Own>,
@@ -187,6 +192,7 @@ impl Lane {
             generation: Box::new([0; PARTITIONS]),
             messages: VecDeque::new(),
             messages_bytes: 0,
+            instructions_sequence: 0,
             read_from: None,
             cache: Cache::new(options.cache_bytes_max),
             unread: BTreeMap::new(),
@@ -222,6 +228,7 @@ impl Lane {
         self.messages.clear();
         self.messages_bytes = 0;
         self.read_from = self.accepted.lowest(&self.owned).map(|position| position.sequence.max(1));
+        self.instructions_sequence = self.read_from.map_or(0, |from| from - 1);
     }
 
     /// The stream sequence from which INSTRUCTIONS must be read anew, once after it changed.
@@ -248,6 +255,7 @@ impl Lane {
             // Not a batch at all: one dead letter, so that the lane goes on.
             Err(_) => vec![Pending { partition: first, bytes: payload.clone(), whole: false }],
         };
+        self.instructions_sequence = sequence;
         self.messages_bytes += payload.len();
         self.messages.push_back(Message { sequence, bytes: payload.len(), records });
         self.trim();

@@ -1,9 +1,12 @@
 //! Starting and stopping a processor.
 
-use crate::lane::LaneError;
+use crate::lane::{LaneError, LaneStatus};
 use crate::sharing;
 use crate::worker::{self, Worker};
-use fieldstream_nats::{Connection, Health, LogError, NatsError, ProgressReader, ReadClient, Server, Topology};
+use fieldstream_nats::{
+    Connection, Health, LogError, Member, NatsError, ProcessorLane, ProcessorStatus, ProgressReader, ReadClient,
+    RoleStatus, Server, Topology, serve_status,
+};
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_shared::read::Progress;
 use fieldstream_shared::registry::Registry;
@@ -97,6 +100,23 @@ pub struct Processor {
     health: Health,
 }
 
+fn status(member: &Member, owned: &PartitionSet, lanes: &[watch::Receiver<LaneStatus>]) -> RoleStatus {
+    let lane = |said: &watch::Receiver<LaneStatus>| {
+        let lane = *said.borrow();
+        ProcessorLane {
+            events_sequence: lane.events_sequence,
+            instructions_sequence: lane.instructions_sequence,
+            backlog_records: lane.backlog_records as u64,
+            pinned_bytes: lane.pinned_bytes as u64,
+            cache_bytes: lane.cache_bytes as u64,
+            paused: lane.paused,
+        }
+    };
+    let partitions = ProcessorStatus::partitions_of(owned);
+    let processor = ProcessorStatus { partitions, lanes: lanes.iter().map(lane).collect() };
+    RoleStatus { processor: Some(processor), ..member.status() }
+}
+
 /// How many progress announcements may wait for a slow worker; missed ones do no harm.
 const PROGRESS_QUEUE: usize = 64;
 
@@ -115,10 +135,14 @@ impl Processor {
         let stop = CancellationToken::new();
         let left = CancellationToken::new();
         let mut membership = JoinSet::new();
-        let owned = sharing::begin(options.ownership, &publish, &left, &mut membership).await?;
+        let member = Member::new("processor", env!("CARGO_PKG_VERSION"), options.health.clone());
+        let owned = sharing::begin(options.ownership, member.name.clone(), &publish, &left, &mut membership).await?;
         let (failed, failures) = mpsc::channel(usize::from(topology.lanes) + 1);
         let mut workers = JoinSet::new();
+        let mut lanes = Vec::new();
         for lane in 0..topology.lanes {
+            let (status, said) = watch::channel(LaneStatus::default());
+            lanes.push(said);
             let worker = Worker {
                 lane,
                 topology,
@@ -129,6 +153,7 @@ impl Processor {
                 owned: owned.clone(),
                 options: options.clone(),
                 stop: stop.clone(),
+                status,
             };
             let failed = failed.clone();
             workers.spawn(async move {
@@ -138,6 +163,12 @@ impl Processor {
                 }
             });
         }
+        let (answering, said) = (publish.clone(), owned.clone());
+        let status = move || status(&member, &said.borrow(), &lanes);
+        let until = left.clone();
+        membership.spawn(async move {
+            let _ = until.run_until_cancelled(serve_status(answering, status)).await;
+        });
         let until = stop.clone();
         workers.spawn(async move {
             while let Some(Some(said)) = until.run_until_cancelled(announced.next()).await {

@@ -14,27 +14,26 @@ use tokio_util::sync::CancellationToken;
 const RENEW: Duration = Duration::from_millis(400);
 
 /// Begins to share the partitions, if they are to be shared; owns them from the first answer on.
+/// `member` must be another one for every start: an old announcement must not speak for a new
+/// process.
 pub(crate) async fn begin(
     ownership: Ownership,
+    member: String,
     connection: &Connection,
     left: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<watch::Receiver<PartitionSet>, ProcessorError> {
     let (sender, owned) = watch::channel(PartitionSet::EMPTY);
-    let member = match ownership {
-        Ownership::Fixed(partitions) => {
-            sender.send_replace(partitions);
-            // Kept, so that the workers do not take the channel's end for news.
-            let left = left.clone();
-            tasks.spawn(async move {
-                left.cancelled().await;
-                drop(sender);
-            });
-            return Ok(owned);
-        }
-        // A new name for every start: an old announcement must not speak for a new process.
-        Ownership::Shared => format!("processor-{:016x}", rand::random::<u64>()),
-    };
+    if let Ownership::Fixed(partitions) = ownership {
+        sender.send_replace(partitions);
+        // Kept, so that the workers do not take the channel's end for news.
+        let left = left.clone();
+        tasks.spawn(async move {
+            left.cancelled().await;
+            drop(sender);
+        });
+        return Ok(owned);
+    }
     let mut sharing = Sharing {
         membership: Membership::new(member.clone(), LEASE.as_millis() as u64),
         board: MemberBoard::new(connection),

@@ -1,6 +1,6 @@
 //! Drives one lane's core: feeds it both logs and the storers' answers, publishes what it builds.
 
-use crate::lane::{Built, Lane, LaneOptions, Load};
+use crate::lane::{Built, Lane, LaneOptions, LaneStatus, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
 use fieldstream_nats::{
     BatchWriter, Connection, Log, LogMessage, LogPump, LogReader, ReadClient, ReadError, Start, Topology, WriteError,
@@ -26,6 +26,7 @@ pub(crate) struct Worker {
     pub(crate) owned: watch::Receiver<PartitionSet>,
     pub(crate) options: ProcessorOptions,
     pub(crate) stop: CancellationToken,
+    pub(crate) status: watch::Sender<LaneStatus>,
 }
 
 /// A storer that is starting may take this long to answer; without one, the whole log is read.
@@ -139,7 +140,9 @@ impl Worker {
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
                 Ok(()) = self.owned.changed() => lane.handle_owned(*self.owned.borrow_and_update()),
-                _ = tick.tick() => {}
+                _ = tick.tick() => {
+                    self.status.send_replace(lane.status());
+                }
                 () = self.stop.cancelled(), if publishing.is_empty() => return Ok(()),
             }
         }

@@ -6,10 +6,11 @@ use crate::store::{Identity, Store, StoreError, StoreOptions};
 use crate::tables::TableError;
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
-    Connection, Health, Log, LogError, LogReader, NatsError, ReadServer, Server, Start, Topology, publish_progress,
+    Connection, Health, Log, LogError, LogReader, Member, NatsError, ReadServer, RoleStatus, Server, Start,
+    StorerStatus, Topology, publish_progress, serve_status,
 };
 use fieldstream_shared::read::Progress;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -134,6 +135,12 @@ impl Storer {
         let announced = Announced { storer: store.storer(), log_id: topology.log_id };
         tasks.spawn(announce(connection.clone(), announced, durable.clone(), services.clone()));
         tasks.spawn(clear_stale_readers(store.clone(), services.clone()));
+        let member = Member::new("storer", env!("CARGO_PKG_VERSION"), options.health.clone());
+        let status = status(member, &options.directory, store.storer(), durable.clone());
+        let (answering, until) = (connection.clone(), services.clone());
+        tasks.spawn(async move {
+            let _ = until.run_until_cancelled(serve_status(answering, status)).await;
+        });
         let serving = reads::serve(reads, store.clone(), durable.clone(), services.clone());
         tasks.spawn(async move {
             if serving.await {
@@ -266,6 +273,21 @@ async fn read_lane(
         if arrived.send(Arrived::new(lane, message.sequence, message.payload)).await.is_err() {
             return;
         }
+    }
+}
+
+fn status(
+    member: Member,
+    directory: &Path,
+    storer: u64,
+    durable: watch::Receiver<Vec<u64>>,
+) -> impl Fn() -> RoleStatus + use<> {
+    let database = Store::database_path(directory);
+    move || {
+        let file_bytes = std::fs::metadata(database.join("data.mdb")).map_or(0, |file| file.len());
+        let (database, stored) = (database.display().to_string(), durable.borrow().clone());
+        let storer = StorerStatus { storer, database, file_bytes, stored };
+        RoleStatus { storer: Some(storer), ..member.status() }
     }
 }
 

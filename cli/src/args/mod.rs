@@ -5,6 +5,7 @@ mod flags;
 mod tests;
 
 use crate::init::InitArgs;
+use crate::status::StatusArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fieldstream_shared::outcome::AckLevel;
 use std::net::IpAddr;
@@ -57,6 +58,8 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Play editing traces (.json, .json.gz) or CSV files and check that every watcher agrees
     Replay(ReplayArgs),
+    /// Say who is there, who owns what, how far everybody is, and what is wrong
+    Status(StatusArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -35,6 +35,9 @@ fn commands_take_what_people_type() {
         "fieldstream init dir --host a --host b --force",
         "fieldstream --config f config show --origin",
         "fieldstream version --json",
+        "fieldstream status",
+        "fieldstream status --nats nats://a:1 --nats-creds f --json",
+        "fieldstream status --ready-file r",
     ] {
         parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     }
@@ -52,6 +55,7 @@ fn contradictions_are_usage_errors() {
         "fieldstream replay a --server tcp://h:1",
         "fieldstream processor --lanes 2",
         "fieldstream init a --data b",
+        "fieldstream status --nats nats://a:1 --data d",
     ] {
         let error = parse(line).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");

@@ -2,7 +2,7 @@
 //!
 //! The roles talk only through NATS here, too: what works in one process works in many.
 
-mod addresses;
+pub(crate) mod addresses;
 mod binary;
 pub(crate) mod demo;
 mod lock;
@@ -12,6 +12,7 @@ use crate::config::{Profile, Settings};
 use crate::exit::{Exit, Failure};
 use crate::init::{TlsFiles, create_directory, ensure_tls, ensure_tokens};
 use crate::nats::{gateway_failure, nats_failure, processor_failure, storer_failure, url_with_login};
+use crate::operator::READY_FILE;
 use crate::output;
 use crate::roles::{self, GatewayFiles};
 use crate::signals::Signals;
@@ -60,6 +61,7 @@ pub(crate) async fn run(settings: &Settings, registry: Registry, begun: Instant)
     }
     let data = data_directory(&settings.up.data)?;
     let _lock = DirectoryLock::take(&data)?;
+    let _ = std::fs::remove_file(data.join(READY_FILE));
     let mut running = Running::default();
     let outcome = tokio::select! {
         started = start(&mut running, settings, registry, &data, begun) => started,
@@ -80,6 +82,7 @@ pub(crate) async fn run(settings: &Settings, registry: Registry, begun: Instant)
         eprintln!("stopping; a second signal stops at once");
     }
     signals.next_one_exits();
+    let _ = std::fs::remove_file(data.join(READY_FILE));
     if let Some(file) = settings.up.ready_file.as_ref().filter(|_| ready) {
         let _ = std::fs::remove_file(file);
     }
@@ -148,6 +151,7 @@ async fn start(
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("fieldstream"));
     output::line(&overview.banner(&program))?;
     output::line(&format!("ready in {} ms", begun.elapsed().as_millis()))?;
+    addresses::write_ready_file(&data.join(READY_FILE), &overview.ready_json())?;
     if let Some(file) = &settings.up.ready_file {
         addresses::write_ready_file(file, &overview.ready_json())?;
     }
