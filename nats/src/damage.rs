@@ -23,6 +23,19 @@ pub async fn purge(connection: &Connection, log: Log, lane: u16, below: u64) -> 
     purged.map(|_| ()).map_err(|e| connection.request_error("purging", e.to_string()))
 }
 
+/// Makes a stream again, empty, as one that lets messages be taken out: the shipped ones refuse that.
+///
+/// # Errors
+/// [`NatsError`] if the server does not do it.
+pub async fn permit(connection: &Connection, log: Log, lane: u16) -> Result<(), NatsError> {
+    let failed = |e: &dyn std::fmt::Display| connection.request_error("making a stream again", e.to_string());
+    let mut config = stream(connection, log, lane).await?.cached_info().config.clone();
+    config.deny_delete = false;
+    connection.jetstream.delete_stream(log.stream(lane)).await.map_err(|e| failed(&e))?;
+    connection.jetstream.create_stream(config).await.map_err(|e| failed(&e))?;
+    Ok(())
+}
+
 /// First and last sequence of a stream.
 ///
 /// # Errors

@@ -135,6 +135,7 @@ impl Nats {
             let topology =
                 TopologyOptions { lanes: Some(1), max_bytes_total: Some(bytes), ..TopologyOptions::default() };
             Topology::create(&connection, &topology).await.expect("the streams");
+            damage::permit(&connection, Log::Instructions, 0).await.expect("a stream to take messages out of");
             (child, connection)
         });
         Nats { runtime, directory, child: Some(child), connection }
