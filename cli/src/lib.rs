@@ -57,6 +57,10 @@ pub fn run(registry: Registry) -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("note: another TLS provider was installed before");
     }
+    #[cfg(feature = "defects")]
+    if let Err(failure) = activate_defect() {
+        return failure.report();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => error.exit(),
@@ -65,6 +69,15 @@ pub fn run(registry: Registry) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Switches on the defect that the environment names, in a program built to test the tests.
+#[cfg(feature = "defects")]
+fn activate_defect() -> Result<(), Failure> {
+    let Ok(name) = std::env::var("FIELDSTREAM_DEFECT") else { return Ok(()) };
+    let defect = fieldstream_shared::defect::activate(&name).map_err(Failure::failed)?;
+    eprintln!("note: built with defects for tests, and {} is switched on", defect.name());
+    Ok(())
 }
 
 fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure> {

@@ -24,6 +24,9 @@
 //! The crate knows nothing of NATS or LMDB. Where to start reading: `session/mod.rs`.
 
 mod client;
+#[cfg(feature = "cores")]
+#[doc(hidden)]
+pub mod cores;
 mod driver;
 mod error;
 mod journal_writer;

@@ -7,6 +7,7 @@
 use crate::mailbox::{Closing, Mailbox, Wakes, frame};
 use bytes::Bytes;
 use fieldstream_shared::code::Code;
+use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::frame::FromServer;
 use fieldstream_shared::outcome::AckLevel;
 use fieldstream_shared::record::BatchBuilder;
@@ -142,6 +143,9 @@ impl LaneQueue {
         let Collected { records, origins } = self.closed.pop_front().unwrap_or_else(|| std::mem::take(&mut self.open));
         let record_bytes = records.bytes();
         let message = Bytes::from(records.finish());
+        if defect::active(Defect::AckBeforePubAck) {
+            tell_logged(&origins, &mut Wakes::default());
+        }
         self.flight = Some(Flight { record_bytes, origins, since_ms: now_ms, attempts: 0 });
         Some(message)
     }
@@ -150,13 +154,7 @@ impl LaneQueue {
     pub(crate) fn acknowledged(&mut self, wakes: &mut Wakes) {
         let Some(flight) = self.flight.take() else { return };
         self.outage = false;
-        for origin in flight.origins.iter().filter(|origin| origin.tell_logged) {
-            wakes.post(&origin.mailbox, |inbound| {
-                if inbound.numbers.logged(origin.epoch, origin.number) {
-                    inbound.outcome(origin.epoch, origin.number, AckLevel::Logged, None);
-                }
-            });
-        }
+        tell_logged(&flight.origins, wakes);
         self.landed(flight.record_bytes, wakes);
     }
 
@@ -233,6 +231,17 @@ impl LaneQueue {
     /// Nothing waits and nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         self.flight.is_none() && self.is_empty()
+    }
+}
+
+/// Tells those who wait for it that their records are logged.
+fn tell_logged(origins: &[Origin], wakes: &mut Wakes) {
+    for origin in origins.iter().filter(|origin| origin.tell_logged) {
+        wakes.post(&origin.mailbox, |inbound| {
+            if inbound.numbers.logged(origin.epoch, origin.number) {
+                inbound.outcome(origin.epoch, origin.number, AckLevel::Logged, None);
+            }
+        });
     }
 }
 

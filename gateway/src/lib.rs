@@ -17,6 +17,9 @@
 //! `docs/PROTOCOL.md`.
 
 mod connection;
+#[cfg(feature = "cores")]
+#[doc(hidden)]
+pub mod cores;
 mod error;
 mod gateway;
 mod hub;

@@ -1,6 +1,7 @@
 //! The unresolved numbers of one session, and what its client is to be told about each.
 
 use fieldstream_shared::code::Code;
+use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::event::EventBody;
 use fieldstream_shared::limits::NUMBER_WINDOW;
 use fieldstream_shared::outcome::{AckLevel, Outcome};
@@ -93,6 +94,10 @@ impl Numbers {
                 Outcome::Refused(_) | Outcome::Dead(_) | Outcome::Applied { .. } => Decision::Ignore,
             };
         };
+        if defect::active(Defect::StoredTooEarly) && self.unresolved[at].ack == AckLevel::Stored {
+            self.unresolved.swap_remove(at);
+            return Decision::Tell(AckLevel::Stored, outcome);
+        }
         if self.unresolved[at].ack == AckLevel::Stored {
             // A second event of the number can only repeat the first.
             return match self.unresolved[at].decided.replace(outcome) {

@@ -8,6 +8,7 @@
 //! state instead of every step, and costs a bounded amount of memory.
 
 use bytes::Bytes;
+use fieldstream_shared::defect::{self, Defect};
 use std::collections::{BTreeSet, VecDeque};
 
 /// A watched document in this gateway, for as long as somebody watches it.
@@ -86,7 +87,9 @@ impl Outbox {
             return;
         }
         self.coalesce();
-        self.stale.insert(document);
+        if !defect::active(Defect::CoalescedAway) {
+            self.stale.insert(document);
+        }
     }
 
     fn push(&mut self, document: Option<DocumentKey>, frames: Bytes) {
@@ -99,7 +102,9 @@ impl Outbox {
         self.entries.retain(|entry| match entry.document {
             None => true,
             Some(document) => {
-                stale.insert(document);
+                if !defect::active(Defect::CoalescedAway) {
+                    stale.insert(document);
+                }
                 *bytes -= entry.frames.len();
                 false
             }

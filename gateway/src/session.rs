@@ -15,6 +15,7 @@ use crate::mailbox::frame;
 use crate::tokens::Rights;
 use bytes::Bytes;
 use fieldstream_shared::code::Code;
+use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::frame::{
     Deframer, FrameError, FromClient, FromServer, Hello, Instruct, PROTOCOL_VERSION, Watch, WatchMode,
 };
@@ -298,7 +299,7 @@ impl Session {
         let Ok(document) = DocumentId::new(content.document) else { return refused(Code::INVALID_DOCUMENT_ID) };
         let refuse = if rights.may_write(&document) { content.check().err() } else { Some(Code::FORBIDDEN) };
         if let Some(code) = refuse
-            && !resent
+            && (!resent || defect::active(Defect::ResentRefused))
         {
             return refused(code);
         }

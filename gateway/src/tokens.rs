@@ -65,6 +65,14 @@ impl Rights {
         Rights(Arc::new(Grants { read: all(), write: all(), admin: true }))
     }
 
+    /// Everything, or everything but writing.
+    #[cfg(feature = "cores")]
+    pub(crate) fn all_or_read(may_write: bool) -> Rights {
+        let all = Rights::everything();
+        let only_reads = || Rights(Arc::new(Grants { read: vec![Pattern::new("")], ..Grants::default() }));
+        if may_write { all } else { only_reads() }
+    }
+
     /// Whether the document may be read: watched, got, listed.
     pub fn may_read(&self, document: &str) -> bool {
         self.0.read.iter().any(|p| p.matches(document, true))

@@ -14,6 +14,9 @@
 mod batch_writer;
 pub mod child;
 mod connection;
+#[cfg(feature = "damage")]
+#[doc(hidden)]
+pub mod damage;
 mod health;
 mod log_reader;
 mod members;

@@ -3,6 +3,7 @@
 //! A value changed here is *dirty* until storers have it: it cannot be loaded again as it is, so
 //! it is pinned. Clean values are evicted, the longest unused first, when the cache is full.
 
+use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::document::Document;
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::marks::Mark;
@@ -180,7 +181,8 @@ impl Cache {
             looks -= 1;
             let Some((key, used)) = self.order.pop_front() else { return };
             let Some(entry) = self.entries.get(&key) else { continue };
-            if entry.used != used || entry.dirty || is_needed(&key) {
+            let is_pinned = entry.dirty && !defect::active(Defect::DirtyEvicted);
+            if entry.used != used || is_pinned || is_needed(&key) {
                 let used = entry.used;
                 self.order.push_back((key, used));
                 continue;

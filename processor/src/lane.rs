@@ -12,6 +12,7 @@ pub use status::LaneStatus;
 use crate::cache::{Cache, Key};
 use bytes::Bytes;
 use fieldstream_shared::cursor::{BatchId, Cursor, Cursors, Part, Position};
+use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::event::{EventBatch, encode_event_batch};
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::partition::{PARTITIONS, Partition, PartitionSet};
@@ -329,7 +330,9 @@ impl Lane {
     fn roll_back(&mut self, p: Partition, sequence: u64) {
         self.ahead.set(p, self.accepted.get(p));
         self.generation[p.index()] += 1;
-        self.floor[p.index()] = self.floor[p.index()].max(sequence);
+        if !defect::active(Defect::FloorNotRaised) {
+            self.floor[p.index()] = self.floor[p.index()].max(sequence);
+        }
     }
 
     /// Storers have everything up to this EVENTS sequence.
@@ -411,7 +414,8 @@ impl Lane {
                 }
                 let pending = pending.clone();
                 if !self.apply(&pending, sequence, index, work)? {
-                    work.blocked.insert(p, Position { sequence, records: index });
+                    let claimed = if defect::active(Defect::CursorTooHigh) { index + 1 } else { index };
+                    work.blocked.insert(p, Position { sequence, records: claimed });
                 } else if work.events.is_full() {
                     work.upto = Position { sequence, records: index + 1 };
                     return Ok(());

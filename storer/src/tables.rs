@@ -9,6 +9,7 @@ use crate::rows::{
     CheckpointRow, DocumentHead, DocumentRow, FORMAT_KEY, FormatRow, HistoryRow, checkpoint_key, checkpoint_sequence,
     client_key, decode_mark, encode_mark, history_key,
 };
+use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::document::{Document, Kind};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::limits::READ_DOCUMENTS_BYTES_MAX;
@@ -185,6 +186,10 @@ impl Tables {
             value.clear();
             row.encode(&mut value);
             self.dead_letters.put(&mut txn, &key.encode(), &value)?;
+        }
+        if defect::active(Defect::CheckpointApart) {
+            txn.commit()?;
+            txn = self.env.write_txn()?;
         }
         for (lane, partitions, row) in &writes.checkpoints {
             self.put_checkpoint(&mut txn, *lane, partitions, row, &mut value)?;

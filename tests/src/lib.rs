@@ -5,6 +5,9 @@
 //! there says so and is skipped; see [`tool`] and [`data`].
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod logs;
+pub mod sim;
+
 use fieldstream_client::{Client, ClientOptions};
 use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, TokenPolicy};
 use fieldstream_nats::{ChildOptions, Connection, Health, NatsChild, Profile, Server, Topology, TopologyOptions};

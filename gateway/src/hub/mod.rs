@@ -135,6 +135,12 @@ impl LaneHub {
         self.sequence
     }
 
+    /// The cursors as accepted.
+    #[cfg(feature = "cores")]
+    pub(crate) fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
+
     /// The highest INSTRUCTIONS sequence that some cursor names.
     pub(crate) fn highest_cursor(&self) -> u64 {
         self.cursors.highest(&self.partitions).map_or(0, |position| position.sequence)

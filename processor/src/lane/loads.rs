@@ -2,6 +2,7 @@
 
 use super::{Lane, Load};
 use crate::cache::{Key, Value};
+use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::limits::READ_ITEMS_MAX;
 use fieldstream_shared::read::{Answer, AnswerBody, Query, Request};
 
@@ -103,7 +104,7 @@ impl Lane {
     pub(super) fn use_early_answers(&mut self) {
         let mut i = 0;
         while i < self.early.len() {
-            if self.early[i].1.sequence <= self.events_sequence {
+            if self.early[i].1.sequence <= self.events_sequence || defect::active(Defect::AnswerAheadOfReading) {
                 let (keys, answer) = self.early.swap_remove(i);
                 self.use_answer(keys, answer);
             } else {
@@ -131,7 +132,7 @@ impl Lane {
                 _ if !self.owned.contains(p) => {
                     self.loading.remove(&key);
                 }
-                Some(value) if answer.sequence >= self.floor[p.index()] => {
+                Some(value) if answer.sequence >= self.floor[p.index()] || defect::active(Defect::AnswerBelowFloor) => {
                     self.loading.remove(&key);
                     self.cache.insert(key, value);
                 }

@@ -1,0 +1,54 @@
+//! Ways to damage a stream on purpose, so that tests can see it noticed. Not in a shipped program.
+
+use crate::connection::{Connection, NatsError};
+use crate::topology::{Log, bounds};
+
+/// Takes one message out of the middle.
+///
+/// # Errors
+/// [`NatsError`] if the server does not do it.
+pub async fn remove(connection: &Connection, log: Log, lane: u16, sequence: u64) -> Result<(), NatsError> {
+    let stream = stream(connection, log, lane).await?;
+    let removed = stream.delete_message(sequence).await;
+    removed.map(|_| ()).map_err(|e| connection.request_error("removing a message", e.to_string()))
+}
+
+/// Removes everything below a sequence; beyond the end, the next message gets that sequence.
+///
+/// # Errors
+/// [`NatsError`] if the server does not do it.
+pub async fn purge(connection: &Connection, log: Log, lane: u16, below: u64) -> Result<(), NatsError> {
+    let stream = stream(connection, log, lane).await?;
+    let purged = stream.purge().sequence(below).await;
+    purged.map(|_| ()).map_err(|e| connection.request_error("purging", e.to_string()))
+}
+
+/// Makes a stream again, empty, as one that lets messages be taken out: the shipped ones refuse that.
+///
+/// # Errors
+/// [`NatsError`] if the server does not do it.
+pub async fn permit(connection: &Connection, log: Log, lane: u16) -> Result<(), NatsError> {
+    let failed = |e: &dyn std::fmt::Display| connection.request_error("making a stream again", e.to_string());
+    let mut config = stream(connection, log, lane).await?.cached_info().config.clone();
+    config.deny_delete = false;
+    connection.jetstream.delete_stream(log.stream(lane)).await.map_err(|e| failed(&e))?;
+    connection.jetstream.create_stream(config).await.map_err(|e| failed(&e))?;
+    Ok(())
+}
+
+/// First and last sequence of a stream.
+///
+/// # Errors
+/// [`NatsError`] if the server does not say.
+pub async fn ends(connection: &Connection, log: Log, lane: u16) -> Result<(u64, u64), NatsError> {
+    bounds(connection, log, lane).await
+}
+
+async fn stream(
+    connection: &Connection,
+    log: Log,
+    lane: u16,
+) -> Result<async_nats::jetstream::stream::Stream, NatsError> {
+    let found = connection.jetstream.get_stream(log.stream(lane)).await;
+    found.map_err(|e| connection.request_error("asking for a stream", e.to_string()))
+}
