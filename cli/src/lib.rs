@@ -28,6 +28,7 @@
 mod args;
 mod client;
 mod config;
+mod dead_letters;
 mod exit;
 mod init;
 mod logging;
@@ -119,6 +120,10 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
         Command::Status(args) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
             block_on(status::run(args, cli.config.clone()))
+        }
+        Command::DeadLetters(command) => {
+            logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
+            block_on(dead_letters::run(command, cli.config.clone()))
         }
         Command::Put(_)
         | Command::Append(_)

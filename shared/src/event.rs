@@ -166,7 +166,7 @@ impl Event {
 }
 
 impl Origin {
-    fn write(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         out.array(6);
         out.str(&self.client);
         out.u64(self.arrival.epoch);
@@ -176,7 +176,7 @@ impl Origin {
         out.str(&self.document);
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Origin, DecodeError> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Origin, DecodeError> {
         reader.record(6, |r| {
             let client = ClientId::new(r.str()?).map_err(|_| DecodeError::OutOfRange("a client id"))?;
             let arrival = Arrival { epoch: r.u64()?, number: r.u64()?, settled: r.u64()?, content_hash: r.u32()? };

@@ -17,6 +17,7 @@
 pub mod change;
 pub mod code;
 pub mod cursor;
+pub mod dead_letter;
 pub mod defect;
 pub mod document;
 pub mod event;

@@ -3,6 +3,7 @@
 
 use crate::change::Version;
 use crate::cursor::Cursors;
+use crate::dead_letter::DeadLetter;
 use crate::document::{Document, Kind};
 use crate::ids::{ClientId, DocumentId};
 use crate::limits::READ_ITEMS_MAX;
@@ -55,6 +56,13 @@ pub enum Query {
     },
     /// The lane's checkpoint: from where a reader of EVENTS may start.
     Checkpoint,
+    /// Dead letters of the lane, in order.
+    DeadLetters {
+        /// EVENTS sequence and index of the first that is wanted, or what comes behind it.
+        from: (u64, u32),
+        /// At most so many.
+        limit: u64,
+    },
 }
 
 /// A storer's answer, taken from one read transaction.
@@ -84,6 +92,8 @@ pub enum AnswerBody {
     List(Vec<Listed>),
     /// Where a reader may start.
     Checkpoint(Box<Checkpoint>),
+    /// Dead letters in order, as many as fit; none means that there are no more.
+    DeadLetters(Vec<DeadLetter>),
 }
 
 /// One change of a document, as history keeps it.
@@ -179,6 +189,12 @@ impl Request {
                 out.u64(*limit);
             }
             Query::Checkpoint => head(&mut out, 4, 0),
+            Query::DeadLetters { from: (sequence, index), limit } => {
+                head(&mut out, 5, 3);
+                out.u64(*sequence);
+                out.u64(u64::from(*index));
+                out.u64(*limit);
+            }
         }
         out
     }
@@ -200,6 +216,7 @@ impl Request {
                 2 => (Query::History { document: read_document_id(r)?, from: r.u64()?, bytes_max: r.u64()? }, 7),
                 3 => (Query::List { prefix: r.str()?.to_owned(), after: r.str()?.to_owned(), limit: r.u64()? }, 7),
                 4 => (Query::Checkpoint, 4),
+                5 => (Query::DeadLetters { from: (r.u64()?, r.u32()?), limit: r.u64()? }, 7),
                 _ => return Err(DecodeError::OutOfRange("a query")),
             };
             for _ in known..n {
@@ -268,6 +285,11 @@ impl Answer {
                 head(&mut out, 4, 1);
                 checkpoint.write(&mut out);
             }
+            AnswerBody::DeadLetters(letters) => {
+                head(&mut out, 5, 1);
+                out.array(letters.len());
+                letters.iter().for_each(|l| l.write(&mut out));
+            }
         }
         out
     }
@@ -290,6 +312,7 @@ impl Answer {
                 2 => (AnswerBody::History(list(r, HistoryEntry::read)?), 4),
                 3 => (AnswerBody::List(list(r, Listed::read)?), 4),
                 4 => (AnswerBody::Checkpoint(Box::new(Checkpoint::read(r)?)), 4),
+                5 => (AnswerBody::DeadLetters(list(r, DeadLetter::read)?), 4),
                 _ => return Err(DecodeError::OutOfRange("an answer")),
             };
             for _ in known..n {
@@ -414,7 +437,11 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::code::Code;
+    use crate::dead_letter::DeadLetterId;
     use crate::document::Body;
+    use crate::event::Origin;
+    use crate::marks::Arrival;
 
     #[test]
     fn requests_and_answers_come_back_from_their_bytes() {
@@ -424,6 +451,7 @@ mod tests {
             Query::History { document: document.clone(), from: 3, bytes_max: 4 },
             Query::List { prefix: "a/".into(), after: String::new(), limit: 10 },
             Query::Checkpoint,
+            Query::DeadLetters { from: (7, 8), limit: 9 },
         ] {
             let request = Request { lane: 1, min_sequence: 300, query };
             assert_eq!(Request::decode(&request.encode()), Ok(request));
@@ -431,6 +459,18 @@ mod tests {
         let version = Version { revision: 1, state_hash: 2, time_us: 3 };
         let checkpoint =
             Checkpoint { log_id: 1, lanes: 2, events_sequence: 3, events_hash: 4, cursors: Cursors::default() };
+        let arrival = Arrival { epoch: 1, number: 2, settled: 2, content_hash: 3 };
+        let letter = DeadLetter {
+            id: DeadLetterId { lane: 1, sequence: 2, event_index: 3 },
+            code: Code::UNDECODABLE,
+            reason: "r".into(),
+            partition: Partition(4),
+            instruction_sequence: 5,
+            instruction_index: 6,
+            received_at_us: 7,
+            origin: Some(Origin { client: client.clone(), arrival, document: document.clone() }),
+            raw: vec![0xc1],
+        };
         for body in [
             AnswerBody::Behind,
             AnswerBody::Values {
@@ -440,6 +480,7 @@ mod tests {
             AnswerBody::History(vec![HistoryEntry { version, client, number: 5, change: vec![0x90] }]),
             AnswerBody::List(vec![Listed { document, revision: 1, kind: Kind::Text, bytes: 2, time_us: 3 }]),
             AnswerBody::Checkpoint(Box::new(checkpoint)),
+            AnswerBody::DeadLetters(vec![letter.clone(), DeadLetter { origin: None, ..letter }]),
         ] {
             let answer = Answer { sequence: 9, body };
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));

@@ -99,6 +99,10 @@ pub(crate) fn answer(store: &Store, request: &Request) -> Result<Answer, TableEr
             Some(row) => AnswerBody::Checkpoint(Box::new(row.checkpoint)),
             None => AnswerBody::Behind,
         },
+        Query::DeadLetters { from, limit } => {
+            let limit = (*limit).min(LIST_PAGE_MAX as u64) as usize;
+            AnswerBody::DeadLetters(read.dead_letters(request.lane, *from, limit)?)
+        }
     };
     Ok(Answer { sequence, body })
 }
@@ -216,6 +220,28 @@ mod tests {
         let query = Query::List { prefix: "ab".into(), after: String::new(), limit: 1 };
         let AnswerBody::List(listed) = ask(&store, 0, query).body else { panic!() };
         assert_eq!((listed[0].bytes, listed[0].revision), (4, 1));
+    }
+
+    #[test]
+    fn dead_letters_come_in_order_from_where_they_are_wanted() {
+        let (directory, mut log) = (tempfile::tempdir().unwrap(), TestLog::new(0, 1));
+        for n in 0..4 {
+            log.set_text("c", "a", "alive");
+            log.dead(&format!("d{n}"));
+            log.cut();
+        }
+        let store = stored(&log, directory.path());
+        let letters = |from, limit| match ask(&store, 0, Query::DeadLetters { from, limit }).body {
+            AnswerBody::DeadLetters(letters) => letters,
+            other => panic!("{other:?}"),
+        };
+        let all = letters((0, 0), 100);
+        let places: Vec<_> = all.iter().map(|l| (l.id.sequence, l.id.event_index)).collect();
+        assert_eq!(places, [(1, 1), (2, 1), (3, 1), (4, 1)]);
+        assert_eq!(letters((2, 0), 2), all[1..3]);
+        assert_eq!(letters((all[3].id.sequence, all[3].id.event_index + 1), 2), []);
+        let elsewhere = Request { lane: 1, min_sequence: 0, query: Query::DeadLetters { from: (0, 0), limit: 9 } };
+        assert_eq!(answer(&store, &elsewhere).unwrap().body, AnswerBody::Behind);
     }
 
     #[test]

@@ -6,9 +6,10 @@
 
 use crate::projection::{State, Writes};
 use crate::rows::{
-    CheckpointRow, DocumentHead, DocumentRow, FORMAT_KEY, FormatRow, HistoryRow, checkpoint_key, checkpoint_sequence,
-    client_key, decode_mark, encode_mark, history_key,
+    CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentHead, DocumentRow, FORMAT_KEY, FormatRow, HistoryRow,
+    checkpoint_key, checkpoint_sequence, client_key, decode_mark, encode_mark, history_key,
 };
+use fieldstream_shared::dead_letter::DeadLetter;
 use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::document::{Document, Kind};
 use fieldstream_shared::ids::{ClientId, DocumentId};
@@ -351,6 +352,28 @@ impl ReadTables<'_> {
             }
         }
         Ok(listed)
+    }
+
+    /// At most `limit` dead letters of a lane, from an EVENTS sequence and index on; cut short,
+    /// behind at least one, at [`READ_DOCUMENTS_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn dead_letters(&self, lane: u16, from: (u64, u32), limit: usize) -> Result<Vec<DeadLetter>, TableError> {
+        let first = DeadLetterKey { lane, sequence: from.0, event_index: from.1 }.encode();
+        let last = DeadLetterKey { lane, sequence: u64::MAX, event_index: u32::MAX }.encode();
+        let range = (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()));
+        let (mut letters, mut bytes) = (Vec::new(), 0);
+        for pair in self.tables.dead_letters.range(&self.txn, &range)? {
+            if letters.len() == limit || bytes >= READ_DOCUMENTS_BYTES_MAX {
+                break;
+            }
+            let (key, value) = pair?;
+            bytes += value.len();
+            let key = row("dead_letters", DeadLetterKey::decode(key))?;
+            letters.push(row("dead_letters", DeadLetterRow::decode(value))?.into_letter(key));
+        }
+        Ok(letters)
     }
 
     /// All rows of all databases, in order. For tests and tools that compare files.

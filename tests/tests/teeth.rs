@@ -60,7 +60,9 @@ fn every_defect_of_the_cores_is_noticed() {
 /// Whether a reader that goes on behind the second message says what is wrong with the log.
 fn notices(damage: fn(&mut Nats)) -> Option<Noticed> {
     let mut log = Nats::start();
-    (1..=4u8).for_each(|n| drop(log.append(vec![n].into()).unwrap()));
+    for n in 1..=4u8 {
+        log.append(vec![n].into()).unwrap();
+    }
     damage(&mut log);
     log.read(2, Some(b"\x02"), 2).1
 }
@@ -79,7 +81,9 @@ fn a_reader_that_does_not_look_at_its_last_message_is_noticed() {
     let _turn = turn();
     let other = |log: &mut Nats| log.read(2, Some(b"another"), 1).1;
     let mut log = Nats::start();
-    (1..=4u8).for_each(|n| drop(log.append(vec![n].into()).unwrap()));
+    for n in 1..=4u8 {
+        log.append(vec![n].into()).unwrap();
+    }
     assert_eq!(other(&mut log), Some(Noticed::Diverged));
     defect::activate(Defect::ResumeUnverified.name()).unwrap();
     assert_ne!(other(&mut log), Some(Noticed::Diverged), "the check would pass with the defect");

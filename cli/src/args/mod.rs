@@ -4,6 +4,7 @@ mod flags;
 #[cfg(test)]
 mod tests;
 
+use crate::dead_letters::DeadLettersCommand;
 use crate::init::InitArgs;
 use crate::status::StatusArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -60,6 +61,9 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Say who is there, who owns what, how far everybody is, and what is wrong
     Status(StatusArgs),
+    /// Look at what could not be carried out because of itself, and try again
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

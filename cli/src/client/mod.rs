@@ -1,7 +1,7 @@
 //! Commands that talk to a server as a client.
 
 mod read;
-mod render;
+pub(crate) mod render;
 mod write;
 
 pub(crate) use read::{get, ls, watch};

@@ -267,6 +267,7 @@ async fn answer(connection: Connection, topology: Topology, stored: Arc<Mutex<St
                         .collect(),
                 ),
                 // Without a checkpoint gateways read from the beginning.
+                Query::DeadLetters { .. } => AnswerBody::DeadLetters(Vec::new()),
                 Query::Checkpoint => match stored.announce_checkpoint_at {
                     None => AnswerBody::Behind,
                     Some(sequence) => {

@@ -3,6 +3,7 @@
 
 use super::{document_id, number, present, read_fields, text};
 use fieldstream_shared::code::Code;
+use fieldstream_shared::dead_letter::{DeadLetter, DeadLetterId};
 use fieldstream_shared::event::Origin;
 use fieldstream_shared::ids::ClientId;
 use fieldstream_shared::marks::Arrival;
@@ -68,6 +69,21 @@ pub struct DeadLetterRow {
 }
 
 impl DeadLetterRow {
+    /// The letter as the read service tells it.
+    pub fn into_letter(self, key: DeadLetterKey) -> DeadLetter {
+        DeadLetter {
+            id: DeadLetterId { lane: key.lane, sequence: key.sequence, event_index: key.event_index },
+            code: self.code,
+            reason: self.reason,
+            partition: self.partition,
+            instruction_sequence: self.instruction_sequence,
+            instruction_index: self.instruction_index,
+            received_at_us: self.received_at_us,
+            origin: self.origin,
+            raw: self.raw,
+        }
+    }
+
     /// Appends the value.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.map(if self.origin.is_some() { 14 } else { 8 });

@@ -49,7 +49,9 @@ impl Disk {
                 let entries = (*from..).map_while(|r| self.history.get(&(document.to_string(), r)).cloned());
                 AnswerBody::History(entries.take(8).collect())
             }
-            Query::Checkpoint | Query::List { .. } => AnswerBody::Checkpoint(Box::new(self.checkpoint.clone())),
+            Query::Checkpoint | Query::List { .. } | Query::DeadLetters { .. } => {
+                AnswerBody::Checkpoint(Box::new(self.checkpoint.clone()))
+            }
         };
         Some(Answer { sequence, body })
     }
