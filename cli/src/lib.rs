@@ -25,6 +25,7 @@
 //! }
 //! ```
 
+mod admin;
 mod args;
 mod client;
 mod config;

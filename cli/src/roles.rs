@@ -1,5 +1,6 @@
 //! Starting the roles from the configuration, and running one of them by itself.
 
+use crate::admin::Admin;
 use crate::config::Settings;
 use crate::exit::{Exit, Failure};
 use crate::nats::{self, gateway_failure, processor_failure, storer_failure};
@@ -123,6 +124,7 @@ pub(crate) async fn gateway(settings: &Settings, create_streams: bool, begun: In
         eprintln!("note: without --cert and --key there is no TLS and no QUIC");
     }
     let options = gateway_options(settings, server.clone(), &files)?;
+    let admin = Admin::start(settings.admin, vec![("gateway", options.health.clone())]).await?;
     let start = async {
         nats::topology(&server, settings, create_streams).await?;
         Gateway::start(options).await.map_err(|error| gateway_failure(&error))
@@ -134,7 +136,7 @@ pub(crate) async fn gateway(settings: &Settings, create_streams: bool, begun: In
             output::line(&format!("{scheme}://{address}"))?;
         }
     }
-    ready(begun)?;
+    ready(begun, admin.as_ref())?;
     let failure = tokio::select! {
         _ = signals.next() => None,
         error = gateway.failed() => Some(gateway_failure(&error)),
@@ -152,6 +154,7 @@ pub(crate) async fn processor(
     let mut signals = Signals::catch()?;
     let server = nats::server(settings)?;
     let options = processor_options(settings, server.clone(), registry);
+    let admin = Admin::start(settings.admin, vec![("processor", options.health.clone())]).await?;
     let start = async {
         nats::topology(&server, settings, create_streams).await?;
         Processor::start(options).await.map_err(|error| processor_failure(&error))
@@ -159,7 +162,7 @@ pub(crate) async fn processor(
     let Some(mut processor) = unless_stopped(&mut signals, start).await? else { return Ok(()) };
     let shared = if settings.processor.ownership == Ownership::Shared { "; shared with others that come" } else { "" };
     output::line(&format!("processor of {} partitions{shared}", processor.owned().len()))?;
-    ready(begun)?;
+    ready(begun, admin.as_ref())?;
     let failure = tokio::select! {
         _ = signals.next() => None,
         error = processor.failed() => Some(processor_failure(&error)),
@@ -180,13 +183,14 @@ pub(crate) async fn storer(settings: &Settings, create_streams: bool, begun: Ins
         .canonicalize()
         .map_err(|error| Failure::failed(format_args!("cannot use the folder {}: {error}", directory.display())))?;
     let options = storer_options(settings, server.clone(), &directory);
+    let admin = Admin::start(settings.admin, vec![("storer", options.health.clone())]).await?;
     let start = async {
         nats::topology(&server, settings, create_streams).await?;
         Storer::start(options).await.map_err(|error| storer_failure(&error))
     };
     let Some(mut storer) = unless_stopped(&mut signals, start).await? else { return Ok(()) };
     output::line(&storer.database_path().display().to_string())?;
-    ready(begun)?;
+    ready(begun, admin.as_ref())?;
     let failure = tokio::select! {
         _ = signals.next() => None,
         error = storer.failed() => Some(storer_failure(&error)),
@@ -205,7 +209,10 @@ async fn unless_stopped<T>(
     }
 }
 
-fn ready(begun: Instant) -> Result<(), Failure> {
+fn ready(begun: Instant, admin: Option<&Admin>) -> Result<(), Failure> {
+    if let Some(admin) = admin {
+        output::line(&format!("admin http://{}", admin.address))?;
+    }
     output::line(&format!("ready in {} ms", begun.elapsed().as_millis()))
 }
 

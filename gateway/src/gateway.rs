@@ -83,7 +83,9 @@ impl Gateway {
             lanes.push(Lane::new(hub, LaneQueue::new(queue_limits(&limits))));
         }
         let (fatal_sender, fatal) = mpsc::channel(8);
-        let shared = Arc::new(Shared::new(limits, tokens, topology, lanes, (reads, consuming), fatal_sender));
+        let connections = (reads, consuming);
+        let shared = Shared::new(limits, tokens, topology, lanes, connections, (fatal_sender, health.clone()));
+        let shared = Arc::new(shared);
         let gateway = Gateway { addresses: Addresses::default(), endpoint: None, fatal, shared, health };
         gateway.begin(bound, publishing, readers, progress).await
     }
@@ -208,17 +210,22 @@ impl Drop for Gateway {
 }
 
 async fn answer_for_status(shared: Arc<Shared>, health: Health) {
-    let member = Member::new("gateway", env!("CARGO_PKG_VERSION"), health);
-    let answering = shared.consuming.clone();
-    let serving = serve_status(answering, || RoleStatus { gateway: Some(status(&shared)), ..member.status() });
-    let _ = shared.stopped.run_until_cancelled(serving).await;
+    let member = Member::new("gateway", env!("CARGO_PKG_VERSION"), health.clone());
+    let (answering, stopped) = (shared.consuming.clone(), shared.stopped.clone());
+    let said = move || RoleStatus { gateway: Some(status(&shared)), ..member.status() };
+    let _ = stopped.run_until_cancelled(serve_status(answering, health, said)).await;
 }
 
 fn status(shared: &Shared) -> GatewayStatus {
     let lane = |lane: &Lane| {
         let events_sequence = lane.step(|hub, _| hub.sequence());
         let queue = lane.queue();
-        GatewayLane { events_sequence, queue_bytes: queue.bytes() as u64, outage: queue.outage().is_some() }
+        GatewayLane {
+            events_sequence,
+            queue_bytes: queue.bytes() as u64,
+            outage: queue.outage().is_some(),
+            logged_records: queue.logged_records(),
+        }
     };
     GatewayStatus { connections: shared.session_count() as u64, lanes: shared.lanes.iter().map(lane).collect() }
 }

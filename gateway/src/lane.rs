@@ -74,6 +74,7 @@ pub(crate) struct LaneQueue {
     /// Shared with the sessions, which look at it before each frame.
     is_full: Arc<AtomicBool>,
     outage: bool,
+    logged_records: u64,
 }
 
 impl LaneQueue {
@@ -87,7 +88,13 @@ impl LaneQueue {
             paused: Vec::new(),
             is_full: Arc::default(),
             outage: false,
+            logged_records: 0,
         }
+    }
+
+    /// Records whose batches were acknowledged, since the start.
+    pub(crate) fn logged_records(&self) -> u64 {
+        self.logged_records
     }
 
     /// Whether the queue holds more than it should: for [`LaneQueue::hold_back`].
@@ -154,6 +161,7 @@ impl LaneQueue {
     pub(crate) fn acknowledged(&mut self, wakes: &mut Wakes) {
         let Some(flight) = self.flight.take() else { return };
         self.outage = false;
+        self.logged_records += flight.origins.len() as u64;
         tell_logged(&flight.origins, wakes);
         self.landed(flight.record_bytes, wakes);
     }

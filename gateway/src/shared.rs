@@ -7,7 +7,7 @@ use crate::mailbox::{Closing, Mailbox, SessionId, Wakes};
 use crate::options::GatewayLimits;
 use crate::session::Rules;
 use crate::tokens::TokenPolicy;
-use fieldstream_nats::{Connection, ReadClient, Topology};
+use fieldstream_nats::{Connection, Health, ReadClient, Topology};
 use fieldstream_shared::ids::DocumentId;
 use fieldstream_shared::partition::Partition;
 use std::collections::{HashMap, VecDeque};
@@ -110,6 +110,8 @@ pub(crate) struct Shared {
     draining: AtomicBool,
     started: Instant,
     fatal: mpsc::Sender<GatewayError>,
+    /// Where problems are reported.
+    pub(crate) health: Health,
     /// No new connections.
     pub(crate) closed: CancellationToken,
     /// Everything ends.
@@ -130,7 +132,7 @@ impl Shared {
         topology: Topology,
         lanes: Vec<Lane>,
         (reads, consuming): (ReadClient, Connection),
-        fatal: mpsc::Sender<GatewayError>,
+        (fatal, health): (mpsc::Sender<GatewayError>, Health),
     ) -> Shared {
         Shared {
             places: Arc::new(Semaphore::new(limits.connections_max)),
@@ -150,6 +152,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             started: Instant::now(),
             fatal,
+            health,
             closed: CancellationToken::new(),
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),

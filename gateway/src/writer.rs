@@ -5,9 +5,12 @@ use crate::lane::AfterFailure;
 use crate::mailbox::Wakes;
 use crate::shared::Shared;
 use bytes::Bytes;
-use fieldstream_nats::{BatchWriter, Connection, Log, last_sequence};
+use fieldstream_nats::{BatchWriter, Connection, Finding, Log, Severity, last_sequence};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A failed attempt or two are a server that starts again.
+const FAILURES_TOLD: u32 = 3;
 
 /// Writes until the gateway stops or the log is found to be damaged.
 pub(crate) async fn write_lane(shared: Arc<Shared>, lane: u16, connection: Connection) {
@@ -39,7 +42,8 @@ async fn land(
     batch: Bytes,
 ) -> Result<(), GatewayError> {
     let this = &shared.lanes[usize::from(lane)];
-    let mut must_look = false;
+    let (mut must_look, mut failures) = (false, 0_u32);
+    let finding = format!("instructions-not-logged-{lane}");
     loop {
         // Taken before the attempt: what the log gives a new message lies above it.
         let known = this.step(|hub, _| hub.highest_cursor());
@@ -52,6 +56,7 @@ async fn land(
                     // Dropped after the queue's lock, and that is when the sessions are woken.
                     let mut wakes = Wakes::default();
                     this.queue().acknowledged(&mut wakes);
+                    shared.health.clear(&finding);
                     return Ok(());
                 }
                 Err(error) => error.to_string(),
@@ -61,6 +66,12 @@ async fn land(
         let mut wakes = Wakes::default();
         let after = this.queue().failed(shared.now_ms(), &mut wakes);
         drop(wakes);
+        failures += 1;
+        if failures >= FAILURES_TOLD {
+            let message = format!("INSTRUCTIONS of lane {lane} takes nothing: {failure}");
+            let mend = "see that nats-server runs, answers and has disk space; the gateway goes on by itself";
+            shared.health.raise(Finding::new(&finding, Severity::Blocking, message, mend));
+        }
         match after {
             AfterFailure::RetryIn(ms) => {
                 tracing::warn!(lane, reason = %failure, retry_ms = ms, "instructions could not be logged yet");

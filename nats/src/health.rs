@@ -3,8 +3,10 @@
 //! A role raises a finding where it notices something, and clears it when that is over. Log, status
 //! and readiness show the same text; a finding outlives a restart of its role within the process.
 
+use crate::status::RoleStatus;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How bad a finding is.
@@ -40,10 +42,21 @@ impl Finding {
     }
 }
 
-#[derive(Debug, Default)]
+/// Says how a role is.
+pub(crate) type Report = dyn Fn() -> RoleStatus + Send + Sync;
+
+#[derive(Default)]
 struct State {
     findings: BTreeMap<String, Finding>,
     ready: bool,
+    /// Weak: a role that is gone says nothing any more.
+    report: Option<Weak<Report>>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("findings", &self.findings).field("ready", &self.ready).finish_non_exhaustive()
+    }
 }
 
 /// One role's health. Clones are the same.
@@ -90,6 +103,18 @@ impl Health {
     /// What is found at present, in order of codes.
     pub fn findings(&self) -> Vec<Finding> {
         self.lock().findings.values().cloned().collect()
+    }
+
+    /// From now on the role is asked here.
+    pub(crate) fn report_by(&self, report: &Arc<Report>) {
+        self.lock().report = Some(Arc::downgrade(report));
+    }
+
+    /// What the role says of itself; `None` while it does not run.
+    pub fn report(&self) -> Option<RoleStatus> {
+        // Asked without the lock, which the role takes to answer.
+        let report = self.lock().report.as_ref().and_then(Weak::upgrade)?;
+        Some(report())
     }
 
     /// The role has started its work, or has ended it.

@@ -34,7 +34,7 @@ pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
 pub use status::{
-    GatewayLane, GatewayStatus, Member, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus, StreamState,
-    collect_status, lane_streams, serve_status,
+    GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus,
+    StreamState, collect_status, lane_streams, serve_status,
 };
 pub use topology::{Log, Topology, TopologyOptions, last_sequence};

@@ -3,11 +3,12 @@
 //! Who asks collects the answers of a short while: nobody knows beforehand how many there are.
 
 use crate::connection::{Connection, NatsError};
-use crate::health::{Finding, Health};
+use crate::health::{Finding, Health, Report, Severity};
 use crate::topology::{Log, Topology, stream_state};
 use fieldstream_shared::partition::{Partition, PartitionSet};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
@@ -15,6 +16,14 @@ use tokio::time::Instant;
 const SUBJECT: &str = "fieldstream.status";
 /// Answers beyond this are not looked at.
 const ANSWERS_MAX: usize = 1024;
+/// Code of the finding that NATS does not answer.
+pub const NATS_DOWN: &str = "nats-down";
+/// Between two questions whether NATS is there.
+const PROBE_PAUSE: Duration = Duration::from_millis(500);
+/// So long NATS may take to answer one.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// One lost answer is no outage.
+const PROBES_FAILED_MIN: u32 = 2;
 /// The subscription is made anew after this long if the connection was not there.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -69,6 +78,8 @@ pub struct GatewayLane {
     pub queue_bytes: u64,
     /// The log does not take its batches at present.
     pub outage: bool,
+    /// Records whose batches the log has acknowledged, since the start.
+    pub logged_records: u64,
 }
 
 /// A processor's share of [`RoleStatus`].
@@ -160,8 +171,48 @@ impl Member {
     }
 }
 
-/// Answers until it is dropped.
-pub async fn serve_status(connection: Connection, status: impl Fn() -> RoleStatus) {
+/// Answers until it is dropped, and looks meanwhile whether NATS is there ([`NATS_DOWN`]).
+pub async fn serve_status(
+    connection: Connection,
+    health: Health,
+    status: impl Fn() -> RoleStatus + Send + Sync + 'static,
+) {
+    let status: Arc<Report> = Arc::new(status);
+    health.report_by(&status);
+    tokio::join!(answer(&connection, &*status), look_after(&connection, &health));
+}
+
+/// Asks the server for something small, again and again: one that is stopped or hangs keeps its
+/// connections, and nobody else would notice while there is nothing to write.
+async fn look_after(connection: &Connection, health: &Health) {
+    let mut failures = 0;
+    loop {
+        let asked = tokio::time::timeout(PROBE_TIMEOUT, connection.jetstream.query_account()).await;
+        let problem = match asked {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {PROBE_TIMEOUT:?}")),
+        };
+        match problem {
+            None => {
+                failures = 0;
+                health.clear(NATS_DOWN);
+            }
+            Some(reason) => {
+                failures += 1;
+                if failures >= PROBES_FAILED_MIN {
+                    let message = format!("NATS at {} does not answer", connection.url());
+                    let mend = "see that nats-server runs and can be reached; this role goes on by itself";
+                    health.raise(Finding::new(NATS_DOWN, Severity::Blocking, message, mend));
+                }
+                tracing::debug!(reason, failures, "asking whether NATS is there");
+            }
+        }
+        tokio::time::sleep(PROBE_PAUSE).await;
+    }
+}
+
+async fn answer(connection: &Connection, status: &Report) {
     loop {
         match connection.client.subscribe(SUBJECT).await {
             Ok(mut requests) => {

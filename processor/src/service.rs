@@ -165,9 +165,9 @@ impl Processor {
         }
         let (answering, said) = (publish.clone(), owned.clone());
         let status = move || status(&member, &said.borrow(), &lanes);
-        let until = left.clone();
+        let (until, health) = (left.clone(), options.health.clone());
         membership.spawn(async move {
-            let _ = until.run_until_cancelled(serve_status(answering, status)).await;
+            let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
         });
         let until = stop.clone();
         workers.spawn(async move {

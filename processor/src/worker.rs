@@ -3,8 +3,8 @@
 use crate::lane::{Built, Lane, LaneOptions, LaneStatus, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
 use fieldstream_nats::{
-    BatchWriter, Connection, Log, LogMessage, LogPump, LogReader, ReadClient, ReadError, Start, Topology, WriteError,
-    last_sequence,
+    BatchWriter, Connection, Finding, Health, Log, LogMessage, LogPump, LogReader, ReadClient, ReadError, Severity,
+    Start, Topology, WriteError, last_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::partition::PartitionSet;
@@ -35,6 +35,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(500);
+
+/// Fewer failed attempts are a server that starts again.
+const FAILURES_TOLD: u32 = 5;
 
 type LoadResult = (u64, Result<Answer, ReadError>);
 
@@ -87,6 +90,18 @@ impl Worker {
         Ok(Checkpoint { log_id, lanes, events_sequence: 0, events_hash: 0, cursors: Cursors::default() })
     }
 
+    /// Applying that waits for storers is said: nothing else shows it but latency.
+    fn tell_of_pause(&self, paused: bool) {
+        let code = format!("storers-behind-{}", self.lane);
+        if paused {
+            let message = format!("lane {}: nothing is applied, because too much of it is not stored yet", self.lane);
+            let mend = "see that a storer runs and has disk space; raise processor.pinned_bytes_max if it only lags";
+            self.options.health.raise(Finding::new(&code, Severity::Blocking, message, mend));
+        } else {
+            self.options.health.clear(&code);
+        }
+    }
+
     async fn drive(&mut self, mut lane: Lane, mut events: LogPump) -> Result<(), ProcessorError> {
         let writer = BatchWriter::new(&self.publish, Log::Events, self.lane);
         let mut instructions: Option<LogPump> = None;
@@ -105,7 +120,7 @@ impl Worker {
                     return Ok(());
                 }
                 if let Some(built) = lane.poll_batch(begun.elapsed().as_millis() as u64)? {
-                    publishing.spawn(publish(writer.clone(), built, self.lane));
+                    publishing.spawn(publish(writer.clone(), built, self.lane, self.options.health.clone()));
                 }
             }
             // Behind applying: what records were found to wait for is asked for now.
@@ -141,7 +156,9 @@ impl Worker {
                 },
                 Ok(()) = self.owned.changed() => lane.handle_owned(*self.owned.borrow_and_update()),
                 _ = tick.tick() => {
-                    self.status.send_replace(lane.status());
+                    let status = lane.status();
+                    self.tell_of_pause(status.paused);
+                    self.status.send_replace(status);
                 }
                 () = self.stop.cancelled(), if publishing.is_empty() => return Ok(()),
             }
@@ -170,15 +187,20 @@ async fn ask(reads: ReadClient, load: Load) -> LoadResult {
 }
 
 /// Sends the same batch until it is in. Every reader recognises a repetition.
-async fn publish(writer: BatchWriter, built: Built, lane: u16) {
-    let mut pause = RETRY;
+async fn publish(writer: BatchWriter, built: Built, lane: u16, health: Health) {
+    let code = format!("events-not-logged-{lane}");
+    let (mut pause, mut failures) = (RETRY, 0_u32);
     loop {
-        match writer.append(built.message.clone()).await {
-            Ok(_) => return,
-            Err(WriteError::StreamFull(reason)) => {
-                tracing::error!(lane, reason, "EVENTS is full: nothing is applied until there is room");
-            }
-            Err(error) => tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again"),
+        let error = match writer.append(built.message.clone()).await {
+            Ok(_) => return health.clear(&code),
+            Err(error) => error,
+        };
+        tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again");
+        failures += 1;
+        if failures >= FAILURES_TOLD || matches!(error, WriteError::StreamFull(_)) {
+            let message = format!("EVENTS of lane {lane} takes nothing: {error}");
+            let mend = "see that nats-server runs, answers and has disk space; the processor goes on by itself";
+            health.raise(Finding::new(&code, Severity::Blocking, message, mend));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);

@@ -126,7 +126,8 @@ impl Storer {
         let (arrived, arriving) = mpsc::channel(QUEUE_BATCHES);
         let stored = store.checkpoints().iter().map(|checkpoint| checkpoint.events_sequence).collect();
         let (durable_sender, durable) = watch::channel(stored);
-        let writer = Writer::new(store.clone(), arriving, durable_sender, options.commit_floor, abandon.clone());
+        let writer = Writer::new(store.clone(), arriving, durable_sender, options.commit_floor, abandon.clone())
+            .reporting_to(options.health.clone());
         let writer = spawn_writer(writer, failed.clone())?;
         let tasks = TaskTracker::new();
         for (lane, reader) in lanes {
@@ -137,9 +138,9 @@ impl Storer {
         tasks.spawn(clear_stale_readers(store.clone(), services.clone()));
         let member = Member::new("storer", env!("CARGO_PKG_VERSION"), options.health.clone());
         let status = status(member, &options.directory, store.storer(), durable.clone());
-        let (answering, until) = (connection.clone(), services.clone());
+        let (answering, until, health) = (connection.clone(), services.clone(), options.health.clone());
         tasks.spawn(async move {
-            let _ = until.run_until_cancelled(serve_status(answering, status)).await;
+            let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
         });
         let serving = reads::serve(reads, store.clone(), durable.clone(), services.clone());
         tasks.spawn(async move {

@@ -6,6 +6,7 @@ use crate::service::StorerError;
 use crate::store::Store;
 use crate::tables::TableError;
 use bytes::Bytes;
+use fieldstream_nats::{Finding, Health, Severity};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
@@ -20,6 +21,9 @@ const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// While a commit waits for its time, how often the queue is looked at.
 const GATHER_STEP: Duration = Duration::from_millis(1);
+
+/// Code of the finding that commits fail.
+const NOT_STORED: &str = "not-stored";
 
 /// The wait before a failed commit is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -52,6 +56,7 @@ pub(crate) struct Writer {
     group: Vec<(u16, u64, Bytes)>,
     /// When the next commit may begin, unless it is full.
     not_before: Instant,
+    health: Health,
 }
 
 impl Writer {
@@ -63,7 +68,22 @@ impl Writer {
         abandon: CancellationToken,
     ) -> Writer {
         let projection = Projection::new(store.checkpoints().to_vec());
-        Writer { store, projection, arriving, durable, floor, abandon, group: Vec::new(), not_before: Instant::now() }
+        Writer {
+            store,
+            projection,
+            arriving,
+            durable,
+            floor,
+            abandon,
+            group: Vec::new(),
+            not_before: Instant::now(),
+            health: Health::new(),
+        }
+    }
+
+    /// Where it reports commits that fail.
+    pub(crate) fn reporting_to(self, health: Health) -> Writer {
+        Writer { health, ..self }
     }
 
     /// Writes until the queue is closed and empty.
@@ -159,14 +179,17 @@ impl Writer {
                 return Err(error.into());
             }
             if !failing {
-                tracing::error!(%error, "commit failed; tried again until it works, the log keeps everything meanwhile");
                 failing = true;
             }
+            let message = format!("nothing is stored: {error}");
+            let mend = "make room on the disk; commits are tried until they work, the log keeps everything meanwhile";
+            self.health.raise(Finding::new(NOT_STORED, Severity::Blocking, message, mend));
             self.pause(wait);
             wait = (wait * 2).min(RETRY.1);
         }
         if failing {
             tracing::info!("committing again");
+            self.health.clear(NOT_STORED);
         }
         tracing::trace!(batches = self.projection.batches(), events = self.projection.events(), "committed");
         self.projection.committed();

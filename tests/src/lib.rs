@@ -88,6 +88,8 @@ pub struct Cluster {
     pub processors: Vec<Processor>,
     /// Storers in order.
     pub storers: Vec<Storer>,
+    /// What the gateways say of themselves, in order.
+    pub gateway_healths: Vec<Health>,
 }
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -108,7 +110,8 @@ impl Cluster {
         };
         Topology::create(&connection, &topology).await.unwrap();
         certificate(dir.path());
-        let mut cluster = Cluster { dir, nats, gateways: vec![], processors: vec![], storers: vec![] };
+        let mut cluster =
+            Cluster { dir, nats, gateways: vec![], processors: vec![], storers: vec![], gateway_healths: vec![] };
         for i in 0..shape.storers {
             cluster.storers.push(Storer::start(cluster.storer_options(i)).await.expect("storer"));
         }
@@ -116,10 +119,16 @@ impl Cluster {
             cluster.add_processor(partitions).await;
         }
         for _ in 0..shape.gateways {
-            let options = gateway_options(cluster.nats.server().clone(), cluster.dir.path(), shape.stored_copies);
+            let options = cluster.gateway_options(shape.stored_copies);
+            cluster.gateway_healths.push(options.health.clone());
             cluster.gateways.push(Gateway::start(options).await.expect("gateway"));
         }
         cluster
+    }
+
+    /// Options of a gateway on free ports.
+    pub fn gateway_options(&self, stored_copies: usize) -> GatewayOptions {
+        gateway_options(self.nats.server().clone(), self.dir.path(), stored_copies)
     }
 
     /// Options of the i-th storer.

@@ -21,6 +21,7 @@ impl UpArgs {
             .set("nats.lanes", "--lanes", self.lanes.as_ref())
             .set("up.nats_server", "--nats-server", shown(&self.nats_server))
             .set("gateway.tokens_file", "--tokens", shown(&self.tokens))
+            .set("admin.listen", "--admin", self.admin.as_ref())
     }
 }
 
@@ -30,6 +31,7 @@ impl NatsArgs {
             .set("nats.url", "--nats", self.url.as_ref())
             .set("nats.credentials_file", "--nats-creds", shown(&self.credentials))
             .set("nats.lanes", "--lanes", self.lanes.as_ref())
+            .set("admin.listen", "--admin", self.admin.as_ref())
     }
 }
 

@@ -101,6 +101,9 @@ pub(crate) struct UpArgs {
     /// Address for TCP without encryption, or off [default: 127.0.0.1:7440]
     #[arg(long, value_name = "ADDR")]
     pub(crate) tcp: Option<String>,
+    /// Address of /livez, /readyz and /metrics, or off [default: off]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin: Option<String>,
     /// Run N simulated devices
     #[arg(long, value_name = "N")]
     pub(crate) demo: Option<String>,
@@ -130,6 +133,9 @@ pub(crate) struct NatsArgs {
     /// A NATS credentials file
     #[arg(long = "nats-creds", value_name = "FILE")]
     pub(crate) credentials: Option<PathBuf>,
+    /// Address of /livez, /readyz and /metrics, or off [default: off]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin: Option<String>,
     /// Create the streams if they are not there
     #[arg(long)]
     pub(crate) create_streams: bool,

@@ -107,6 +107,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("processor", "Where instructions are applied."),
     ("storer", "Where documents are kept for reports."),
     ("up", "Everything on one machine: `fieldstream up`."),
+    ("admin", "For operators: readiness and metrics over HTTP."),
     ("log", "What the program says about itself, on stderr."),
 ];
 
@@ -238,6 +239,12 @@ pub(crate) const KEYS: &[Key] = &[
         "The nats-server program. Empty: FIELDSTREAM_NATS_SERVER, else beside this program, else\nfrom PATH.",
     ),
     key("up.drain_timeout", "20s", Form::Duration, "How long a stopping program waits for what is in flight."),
+    key(
+        "admin.listen",
+        "off",
+        Form::OptionalAddress,
+        "Address of /livez, /readyz and /metrics (Prometheus). There is no login: keep it on loopback\nor on a private network. off: none.",
+    ),
     key(
         "log.level",
         "info",

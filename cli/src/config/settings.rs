@@ -94,6 +94,8 @@ pub(crate) struct Settings {
     pub(crate) processor: Processor,
     pub(crate) storer: Storer,
     pub(crate) up: Up,
+    /// Where the admin endpoint listens.
+    pub(crate) admin: Option<SocketAddr>,
     pub(crate) log: Log,
 }
 
@@ -187,6 +189,7 @@ fn typed(layers: &Layers) -> Result<Settings, String> {
             nats_server: path("up.nats_server"),
             drain_timeout: parse::duration(layers.value("up.drain_timeout"))?,
         },
+        admin: parse::optional_address(layers.value("admin.listen"))?,
         log: Log { level: text("log.level"), format: text("log.format") },
     })
 }

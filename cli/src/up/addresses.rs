@@ -31,6 +31,8 @@ pub(crate) struct Overview {
     pub(crate) token_file: PathBuf,
     pub(crate) token_on_loopback: bool,
     pub(crate) demo: usize,
+    /// The admin endpoint.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// A URL that works on this machine, also if the listener takes every address.
@@ -50,6 +52,7 @@ impl Overview {
             "tcp": self.tcp.map(|a| url("tcp", a)),
             "tls": self.tls.map(|a| url("tls", a)),
             "quic": self.quic.map(|a| url("quic", a)),
+            "admin": self.admin.map(|a| url("http", a)),
             "nats": self.nats,
             "db": self.database,
             "ca_file": self.ca_file,
@@ -94,6 +97,9 @@ impl Overview {
         }
         row("tokens", self.token_file.display().to_string());
         row("storer", format!("{}  (LMDB, database `documents`)", self.database.display()));
+        if let Some(admin) = self.admin {
+            row("admin", format!("{}  /livez /readyz /metrics", url("http", admin)));
+        }
         if self.demo > 0 {
             row("demo", format!("{} devices, documents under demo/", self.demo));
         }
@@ -187,6 +193,7 @@ mod tests {
             token_file: "/d/tokens.toml".into(),
             token_on_loopback: false,
             demo: 0,
+            admin: None,
         }
     }
 

@@ -7,6 +7,7 @@ mod binary;
 pub(crate) mod demo;
 mod lock;
 
+use crate::admin::Admin;
 use crate::args::hosts_of;
 use crate::config::{Profile, Settings};
 use crate::exit::{Exit, Failure};
@@ -21,7 +22,7 @@ use demo::Demo;
 use fieldstream_client::ClientOptions;
 use fieldstream_gateway::Gateway;
 use fieldstream_nats::{
-    ChildError, ChildOptions, Connection, NatsChild, NatsError, Topology, TopologyOptions, child::disk_bytes,
+    ChildError, ChildOptions, Connection, Health, NatsChild, NatsError, Topology, TopologyOptions, child::disk_bytes,
 };
 use fieldstream_processor::Processor;
 use fieldstream_shared::registry::Registry;
@@ -46,6 +47,7 @@ struct Running {
     processor: Option<Processor>,
     gateway: Option<Gateway>,
     demo: Option<Demo>,
+    admin: Option<Admin>,
 }
 
 /// `fieldstream up`.
@@ -106,6 +108,10 @@ async fn start(
     begun: Instant,
 ) -> Result<bool, Failure> {
     let files = files(settings, data)?;
+    let healths = [(); 3].map(|()| Health::new());
+    let [gateway_health, processor_health, storer_health] = healths.clone();
+    let roles: Vec<_> = ["gateway", "processor", "storer"].into_iter().zip(healths).collect();
+    running.admin = Admin::start(settings.admin, roles).await?;
     let binary = binary::find(settings.up.nats_server.as_deref())?;
     let profile = match settings.up.profile {
         Profile::Durable => fieldstream_nats::Profile::Durable,
@@ -119,12 +125,17 @@ async fn start(
 
     let directory = settings.storer.directory.clone().unwrap_or_else(|| data.join("storer"));
     let directory = data_directory(&directory)?;
-    let storer = Storer::start(roles::storer_options(settings, server.clone(), &directory)).await;
+    let mut options = roles::storer_options(settings, server.clone(), &directory);
+    options.health = storer_health;
+    let storer = Storer::start(options).await;
     let storer = running.storer.insert(storer.map_err(|error| storer_failure(&error))?);
     let database = storer.database_path();
-    let processor = Processor::start(roles::processor_options(settings, server.clone(), registry)).await;
+    let mut options = roles::processor_options(settings, server.clone(), registry);
+    options.health = processor_health;
+    let processor = Processor::start(options).await;
     running.processor = Some(processor.map_err(|error| processor_failure(&error))?);
-    let options = roles::gateway_options(settings, server.clone(), &files.gateway)?;
+    let mut options = roles::gateway_options(settings, server.clone(), &files.gateway)?;
+    options.health = gateway_health;
     let gateway = Gateway::start(options).await.map_err(|error| gateway_failure(&error))?;
     let addresses = gateway.addresses();
     running.gateway = Some(gateway);
@@ -146,6 +157,7 @@ async fn start(
         token_file: files.tokens,
         token_on_loopback: settings.gateway.require_token_on_loopback,
         demo: settings.up.demo,
+        admin: running.admin.as_ref().map(|admin| admin.address),
     };
     running.demo = start_demo(settings, &overview);
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("fieldstream"));

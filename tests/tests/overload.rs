@@ -1,0 +1,118 @@
+//! Outages and overload: what stands still is said, nothing grows without bound, and everything
+//! goes on by itself when the cause is gone.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use fieldstream_client::{Client, ClientOptions, Operation};
+use fieldstream_gateway::Gateway;
+use fieldstream_nats::{Health, NATS_DOWN};
+use fieldstream_processor::{Processor, ProcessorOptions};
+use fieldstream_shared::document::Body;
+use fieldstream_storer::Storer;
+use fieldstream_tests::{Cluster, Shape, until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn found(health: &Health, code: &str) -> bool {
+    health.findings().iter().any(|finding| finding.code == code)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_takes_readiness_and_gives_it_back() {
+    let cluster = Cluster::start(Shape::default()).await;
+    let client = cluster.client(0, "tcp").await;
+    client.instruct("d", Operation::Append("a".into())).await.unwrap();
+    let health = &cluster.gateway_healths[0];
+    assert!(health.is_ready() && health.findings().is_empty(), "{:?}", health.findings());
+
+    let nats = Pid::from_raw(cluster.nats.pid().cast_signed()).unwrap();
+    kill_process(nats, Signal::STOP).unwrap();
+    until("the gateway says that NATS does not answer", LONG, || async { found(health, NATS_DOWN) }).await;
+    assert!(!health.is_ready());
+    let waiting = client.instruct("d", Operation::Append("b".into()));
+    kill_process(nats, Signal::CONT).unwrap();
+    tokio::time::timeout(LONG, waiting).await.expect("it goes on").unwrap();
+    until("the gateway is ready again", LONG, || async { health.is_ready() }).await;
+    assert!(health.findings().is_empty(), "{:?}", health.findings());
+    assert_eq!(client.get("d").await.unwrap().body, Body::Text("ab".into()));
+    client.close(LONG).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_storers_applying_pauses_and_goes_on_when_one_is_back() {
+    const DOCUMENTS: usize = 64;
+    let mut cluster = Cluster::start(Shape { processors: vec![], ..Shape::default() }).await;
+    let mut options = ProcessorOptions::new(cluster.nats.server().clone());
+    (options.cache_bytes_max, options.pinned_bytes_max) = (4 << 20, 1 << 20);
+    let health = options.health.clone();
+    cluster.processors.push(Processor::start(options).await.unwrap());
+    let client = cluster.client(0, "tcp").await;
+    // Known to the processor: creating them needs no storer then.
+    for n in 0..DOCUMENTS {
+        client.instruct(&format!("d{n}"), Operation::PutText("x".into())).await.unwrap();
+    }
+    cluster.storers.remove(0).stop(LONG).await;
+
+    let text = "y".repeat(64 << 10);
+    let writing = tokio::spawn(async move {
+        for n in 0..DOCUMENTS {
+            client.instruct(&format!("d{n}"), Operation::PutText(text.clone())).await.unwrap();
+        }
+        client
+    });
+    until("the processor says that it waits for storers", LONG, || async { found(&health, "storers-behind-0") }).await;
+    assert!(!writing.is_finished() && !health.is_ready());
+
+    cluster.storers.push(Storer::start(cluster.storer_options(0)).await.unwrap());
+    let client = tokio::time::timeout(LONG, writing).await.expect("it goes on").unwrap();
+    until("the processor is ready again", LONG, || async { health.is_ready() }).await;
+    let last = client.get(&format!("d{}", DOCUMENTS - 1)).await.unwrap();
+    assert_eq!((last.revision, last.body.encoded_bytes() >= 64 << 10), (2, true));
+    client.close(LONG).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_is_back_after_a_gateway_was_replaced() {
+    const CLIENTS: usize = 300;
+    let mut cluster = Cluster::start(Shape::default()).await;
+    let url = cluster.url(0, "tcp");
+    let connecting = (0..CLIENTS).map(|_| Client::connect(&url, ClientOptions::default()));
+    let clients = futures::future::try_join_all(connecting).await.unwrap();
+    let writing = |round: u64| {
+        let instruct = |(n, client): (usize, &Client)| {
+            let (client, document) = (client.clone(), format!("d{}", n % 16));
+            tokio::spawn(async move { client.instruct(&document, Operation::Append(format!("{n}.{round};"))).await })
+        };
+        clients.iter().enumerate().map(instruct).collect::<Vec<_>>()
+    };
+    for write in writing(1) {
+        write.await.unwrap().unwrap();
+    }
+    let addresses = cluster.gateways[0].addresses();
+    // Dropped, not stopped: no client is told anything.
+    drop(cluster.gateways.remove(0));
+    let mut options = cluster.gateway_options(1);
+    options.tcp = addresses.tcp;
+    until("the port is free", LONG, || async { std::net::TcpListener::bind(addresses.tcp.unwrap()).is_ok() }).await;
+    let second_round = writing(2);
+    cluster.gateways.push(Gateway::start(options).await.unwrap());
+    for write in second_round {
+        tokio::time::timeout(LONG, write).await.expect("everybody is back").unwrap().unwrap();
+    }
+    let mut tags = Vec::new();
+    for n in 0..16 {
+        let Body::Text(text) = clients[0].get(&format!("d{n}")).await.unwrap().body else { panic!("no text") };
+        tags.extend(text.split_terminator(';').map(str::to_owned));
+    }
+    tags.sort();
+    let mut expected: Vec<_> = (0..CLIENTS).flat_map(|n| [format!("{n}.1"), format!("{n}.2")]).collect();
+    expected.sort();
+    assert_eq!(tags, expected, "each once");
+    for client in clients {
+        client.close(LONG).await.unwrap();
+    }
+    cluster.stop().await;
+}
