@@ -40,10 +40,11 @@ mod replay;
 mod roles;
 mod signals;
 mod status;
+mod storers;
 mod up;
 mod version;
 
-use crate::args::{Cli, Command, ConfigCommand};
+use crate::args::{Cli, Command, ConfigCommand, StorerArgs};
 use crate::config::{Flags, Inputs, commented};
 use crate::exit::Failure;
 use clap::Parser as _;
@@ -102,6 +103,10 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
         Command::Processor(args) => {
             let settings = serve(args.flags(flags))?;
             block_on(roles::processor(&settings, registry, args.nats.create_streams, begun))
+        }
+        Command::Storer(StorerArgs { command: Some(command), .. }) => {
+            logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
+            block_on(storers::run(command, cli.config.clone()))
         }
         Command::Storer(args) => {
             let settings = serve(args.flags(flags))?;

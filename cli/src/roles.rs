@@ -10,7 +10,7 @@ use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, To
 use fieldstream_nats::{Health, Server};
 use fieldstream_processor::{Ownership, Processor, ProcessorOptions};
 use fieldstream_shared::registry::Registry;
-use fieldstream_storer::{Storer, StorerOptions};
+use fieldstream_storer::{Storer, StorerOptions, UpkeepOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,12 @@ pub(crate) fn storer_options(settings: &Settings, server: Server, directory: &Pa
     options.file_mode = settings.storer.file_mode;
     options.map_bytes = settings.storer.map_bytes;
     options.commit_floor = settings.storer.commit_floor;
+    options.upkeep = UpkeepOptions {
+        copies_directory: settings.storer.copies_directory.clone(),
+        copy_every: settings.storer.copy_every,
+        copies_kept: settings.storer.copies_kept,
+        ..UpkeepOptions::default()
+    };
     options
 }
 

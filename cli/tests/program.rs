@@ -418,3 +418,45 @@ fn init_makes_what_up_starts_with() {
     assert_eq!(token.status.code(), Some(1));
     assert!(stderr(&token).contains("unauthorized"), "{}", stderr(&token));
 }
+
+#[test]
+fn a_storer_is_listed_copied_and_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let up = Up::anywhere(folder.path());
+    let put = run(&["put", "kept", "as it was", "--ack", "stored", "--server", up.url("tcp")]);
+    assert!(put.status.success(), "{}", stderr(&put));
+    let begun = Instant::now();
+    let listed = loop {
+        let listed = run(&["storer", "list", "--json", "--data", data]);
+        match serde_json::from_slice::<Json>(&listed.stdout) {
+            Ok(listed) => break listed,
+            Err(_) => assert!(begun.elapsed() < PATIENCE, "{}", stderr(&listed)),
+        }
+    };
+    assert_eq!(listed["present"], true);
+    let snapshot = run(&["storer", "snapshot", "--data", data]);
+    assert!(snapshot.status.success(), "{}", stderr(&snapshot));
+    let copy = stdout(&snapshot).trim().to_owned();
+    assert!(Path::new(&copy).join("data.mdb").exists(), "{copy}");
+    let forget = run(&["storer", "forget", listed["storer"].as_str().unwrap(), "--data", data]);
+    assert!(stderr(&forget).contains("is running"), "{}", stderr(&forget));
+    let put = run(&["put", "kept", "as it is", "--ack", "stored", "--server", up.url("tcp")]);
+    assert!(put.status.success());
+    let storer = folder.path().join("storer");
+    let storer = storer.to_str().unwrap();
+    let in_use = run(&["storer", "restore", &copy, "--data", storer, "--yes"]);
+    assert!(stderr(&in_use).contains("in use by the storer"), "{}", stderr(&in_use));
+    up.signal(Signal::TERM);
+    let mut up = up;
+    assert!(wait(&mut up.child).success());
+
+    let refused = run(&["storer", "restore", &copy, "--data", storer]);
+    assert!(stderr(&refused).contains("say --yes"), "{}", stderr(&refused));
+    let restored = run(&["storer", "restore", &copy, "--data", storer, "--yes"]);
+    assert!(restored.status.success(), "{}", stderr(&restored));
+    // From the copy on, the log says the rest.
+    let up = Up::anywhere(folder.path());
+    let got = run(&["get", "kept", "--server", up.url("tcp")]);
+    assert_eq!(stdout(&got), "as it is");
+}

@@ -61,7 +61,7 @@ impl Gateway {
         let progress = ProgressReader::subscribe(&consuming).await?;
         let (mut lanes, mut readers) = (Vec::new(), Vec::new());
         for lane in 0..topology.lanes {
-            let ReadFrom { start, cursors } = reader::read_from(&reads, &topology, lane).await?;
+            let ReadFrom { start, cursors } = reader::read_from((&reads, &consuming), &topology, lane, &health).await?;
             readers.push(LogReader::open(&consuming, Log::Events, lane, start).await?);
             let beginning = Beginning {
                 lane,

@@ -2,7 +2,9 @@
 
 use crate::error::GatewayError;
 use crate::shared::Shared;
-use fieldstream_nats::{LogReader, ProgressReader, ReadClient, Start, Topology};
+use fieldstream_nats::{
+    Connection, Finding, Health, Log, LogReader, ProgressReader, ReadClient, Severity, Start, Topology, first_sequence,
+};
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::read::{AnswerBody, Query, Request};
 use std::sync::{Arc, PoisonError};
@@ -12,6 +14,9 @@ use tokio::time::{Instant, sleep};
 /// How long to ask for a storer's checkpoint before the log is read from its beginning.
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(1);
 
+/// Code of the finding that a storer is waited for.
+const NO_STORER: &str = "no-storer";
+
 /// Where a lane's reader begins.
 #[derive(Debug)]
 pub(crate) struct ReadFrom {
@@ -20,7 +25,30 @@ pub(crate) struct ReadFrom {
 }
 
 /// Asks for a storer's checkpoint; without one, the beginning of the log.
-pub(crate) async fn read_from(reads: &ReadClient, topology: &Topology, lane: u16) -> Result<ReadFrom, GatewayError> {
+/// A log that was purged has no beginning: then a storer is waited for.
+pub(crate) async fn read_from(
+    (reads, connection): (&ReadClient, &Connection),
+    topology: &Topology,
+    lane: u16,
+    health: &Health,
+) -> Result<ReadFrom, GatewayError> {
+    loop {
+        if let Some(found) = ask_storers(reads, topology, lane).await? {
+            health.clear(NO_STORER);
+            return Ok(found);
+        }
+        if first_sequence(connection, Log::Events, lane).await? <= 1 {
+            break;
+        }
+        let message = format!("no storer answers, and the events log of lane {lane} has no beginning any more");
+        let mend = "start a storer; the gateway goes on by itself";
+        health.raise(Finding::new(NO_STORER, Severity::Blocking, message, mend));
+    }
+    tracing::info!(lane, "no storer has a checkpoint; reading the events log from its beginning");
+    Ok(ReadFrom { start: Start { sequence: 0, hash: None }, cursors: Cursors::default() })
+}
+
+async fn ask_storers(reads: &ReadClient, topology: &Topology, lane: u16) -> Result<Option<ReadFrom>, GatewayError> {
     let request = Request { lane, min_sequence: 0, query: Query::Checkpoint };
     let deadline = Instant::now() + CHECKPOINT_WAIT;
     while Instant::now() < deadline {
@@ -37,15 +65,14 @@ pub(crate) async fn read_from(reads: &ReadClient, topology: &Topology, lane: u16
                     }
                     let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
                     let start = Start { sequence: checkpoint.events_sequence, hash };
-                    return Ok(ReadFrom { start, cursors: checkpoint.cursors });
+                    return Ok(Some(ReadFrom { start, cursors: checkpoint.cursors }));
                 }
             }
             Err(error) => tracing::debug!(lane, %error, "no checkpoint yet"),
         }
         sleep(CHECKPOINT_WAIT / 10).await;
     }
-    tracing::info!(lane, "no storer has a checkpoint; reading the events log from its beginning");
-    Ok(ReadFrom { start: Start { sequence: 0, hash: None }, cursors: Cursors::default() })
+    Ok(None)
 }
 
 /// Reads one lane's EVENTS until the gateway stops or the log cannot be read on.

@@ -23,6 +23,7 @@ mod members;
 mod progress;
 mod read_service;
 mod status;
+mod storers;
 pub mod topology;
 
 pub use batch_writer::{BatchWriter, WriteError};
@@ -37,4 +38,7 @@ pub use status::{
     GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus,
     StreamState, collect_status, lane_streams, serve_status,
 };
-pub use topology::{Log, Topology, TopologyOptions, last_sequence};
+pub use storers::{
+    CopyEntry, LaneMarks, SnapshotCall, SnapshotServer, StorerEntry, StorerRegister, purge_below, request_snapshot,
+};
+pub use topology::{Log, Topology, TopologyOptions, first_sequence, last_sequence};

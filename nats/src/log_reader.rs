@@ -61,7 +61,7 @@ pub enum LogError {
     },
     /// The stream was purged beyond the reader's position.
     #[error(
-        "stream {stream} begins at {first}, behind {expected} where this reader is; it must start again from a storer's copy"
+        "stream {stream} begins at {first}, behind {expected} where this reader is; start again: gateways and processors begin at a storer's checkpoint, a storer needs a copy (`fieldstream storer snapshot`, then `restore`)"
     )]
     Outrun {
         /// Which stream.

@@ -258,6 +258,14 @@ pub async fn last_sequence(connection: &Connection, log: Log, lane: u16) -> Resu
     Ok(bounds(connection, log, lane).await?.1)
 }
 
+/// The first sequence of a stream; one more than the last if it is empty.
+///
+/// # Errors
+/// [`NatsError`] if the stream cannot be asked.
+pub async fn first_sequence(connection: &Connection, log: Log, lane: u16) -> Result<u64, NatsError> {
+    Ok(bounds(connection, log, lane).await?.0)
+}
+
 /// First and last sequence of a stream.
 pub(crate) async fn bounds(connection: &Connection, log: Log, lane: u16) -> Result<(u64, u64), NatsError> {
     let state = stream_state(connection, log, lane).await?;

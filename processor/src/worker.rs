@@ -4,7 +4,7 @@ use crate::lane::{Built, Lane, LaneOptions, LaneStatus, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
 use fieldstream_nats::{
     BatchWriter, Connection, Finding, Health, Log, LogMessage, LogPump, LogReader, ReadClient, ReadError, Severity,
-    Start, Topology, WriteError, last_sequence,
+    Start, Topology, WriteError, first_sequence, last_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::partition::PartitionSet;
@@ -35,6 +35,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(500);
+
+/// Code of the finding that a storer is waited for.
+const NO_STORER: &str = "no-storer";
 
 /// Fewer failed attempts are a server that starts again.
 const FAILURES_TOLD: u32 = 5;
@@ -72,22 +75,38 @@ impl Worker {
     /// Where reading starts: a storer's checkpoint, or the beginning of an unpurged log.
     async fn checkpoint(&self) -> Result<Checkpoint, ProcessorError> {
         let request = Request { lane: self.lane, min_sequence: 0, query: Query::Checkpoint };
+        loop {
+            if let Some(found) = self.ask_storers(&request).await? {
+                self.options.health.clear(NO_STORER);
+                return Ok(found);
+            }
+            if first_sequence(&self.consume, Log::Events, self.lane).await? <= 1 {
+                break;
+            }
+            let what = format!("no storer answers, and the events log of lane {} has no beginning any more", self.lane);
+            let mend = "start a storer; the processor goes on by itself";
+            self.options.health.raise(Finding::new(NO_STORER, Severity::Blocking, what, mend));
+        }
+        tracing::info!(lane = self.lane, "no storer answers; the event log is read from its beginning");
+        let (log_id, lanes) = (self.topology.log_id, self.topology.lanes);
+        Ok(Checkpoint { log_id, lanes, events_sequence: 0, events_hash: 0, cursors: Cursors::default() })
+    }
+
+    async fn ask_storers(&self, request: &Request) -> Result<Option<Checkpoint>, ProcessorError> {
         let deadline = Instant::now() + CHECKPOINT_WAIT;
         while Instant::now() < deadline {
             if let Ok(Answer { body: AnswerBody::Checkpoint(found), .. }) =
-                self.reads.request(&request, CHECKPOINT_WAIT).await
+                self.reads.request(request, CHECKPOINT_WAIT).await
             {
                 let (log_id, lanes) = (self.topology.log_id, self.topology.lanes);
                 if (found.log_id, found.lanes) == (log_id, lanes) {
-                    return Ok(*found);
+                    return Ok(Some(*found));
                 }
                 return Err(ProcessorError::OtherLog { found: found.log_id, found_lanes: found.lanes, log_id, lanes });
             }
             tokio::time::sleep(RETRY).await;
         }
-        tracing::info!(lane = self.lane, "no storer answers; the event log is read from its beginning");
-        let (log_id, lanes) = (self.topology.log_id, self.topology.lanes);
-        Ok(Checkpoint { log_id, lanes, events_sequence: 0, events_hash: 0, cursors: Cursors::default() })
+        Ok(None)
     }
 
     /// Applying that waits for storers is said: nothing else shows it but latency.

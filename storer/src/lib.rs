@@ -20,8 +20,10 @@ mod store;
 mod tables;
 #[cfg(test)]
 mod test_log;
+mod upkeep;
 mod writer;
 
 pub use service::{Storer, StorerError, StorerOptions};
-pub use store::{Identity, Store, StoreError, StoreOptions};
+pub use store::{Copies, CopyState, Identity, Store, StoreError, StoreOptions, restore};
 pub use tables::{DumpedRow, ReadTables, TableError};
+pub use upkeep::UpkeepOptions;

@@ -2,12 +2,13 @@
 
 use crate::projection::ProjectionError;
 use crate::reads;
-use crate::store::{Identity, Store, StoreError, StoreOptions};
+use crate::store::{Copies, Identity, Store, StoreError, StoreOptions};
 use crate::tables::TableError;
+use crate::upkeep::{self, Upkeep, UpkeepOptions};
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
-    Connection, Health, Log, LogError, LogReader, Member, NatsError, ReadServer, RoleStatus, Server, Start,
-    StorerStatus, Topology, publish_progress, serve_status,
+    Connection, Health, Log, LogError, LogReader, Member, NatsError, ReadServer, RoleStatus, Server, SnapshotServer,
+    Start, StorerStatus, Topology, publish_progress, serve_status,
 };
 use fieldstream_shared::read::Progress;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ pub struct StorerOptions {
     /// spares the disk and delays `stored` acknowledgements. After a commit the writer also rests
     /// for as long as the commit took. Default 5 ms.
     pub commit_floor: Duration,
+    /// Copies, and care of the log.
+    pub upkeep: UpkeepOptions,
     /// Where it reports what it finds.
     pub health: Health,
 }
@@ -59,6 +62,7 @@ impl StorerOptions {
             file_mode: 0o664,
             map_bytes: 1 << 40,
             commit_floor: Duration::from_millis(5),
+            upkeep: UpkeepOptions::default(),
             health: Health::new(),
         }
     }
@@ -142,6 +146,18 @@ impl Storer {
         tasks.spawn(async move {
             let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
         });
+        let copies = options.upkeep.copies_directory.clone().unwrap_or_else(|| options.directory.join("copies"));
+        let upkeep = Upkeep {
+            connection: connection.clone(),
+            topology,
+            store: store.clone(),
+            copies: Copies::open(copies, options.file_mode)?,
+            database: Store::database_path(&options.directory),
+            options: options.upkeep.clone(),
+            health: options.health.clone(),
+        };
+        let snapshots = SnapshotServer::subscribe(&connection, store.storer()).await?;
+        tasks.spawn(upkeep::run(upkeep, snapshots, services.clone()));
         let serving = reads::serve(reads, store.clone(), durable.clone(), services.clone());
         tasks.spawn(async move {
             if serving.await {

@@ -9,8 +9,10 @@
 //!
 //! The link appears only once the file behind it is complete.
 
+mod copies;
 mod error;
 
+pub use copies::{Copies, CopyState, restore};
 pub use error::StoreError;
 
 use crate::projection::Writes;
@@ -126,6 +128,14 @@ impl Store {
     /// [`TableError`].
     pub fn clear_stale_readers(&self) -> Result<usize, TableError> {
         self.tables.clear_stale_readers()
+    }
+
+    /// Writes a compacted copy of one state to a new file, and returns once it is on the disk.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn copy_to(&self, file: &Path) -> Result<(), TableError> {
+        self.tables.copy_to(file)
     }
 
     /// An LMDB error in words: what, where, what to do.

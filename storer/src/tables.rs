@@ -19,7 +19,7 @@ use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::partition::{Partition, PartitionSet};
 use fieldstream_shared::read::{HistoryEntry, Listed};
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, CompactionOption, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 use std::ops::Bound;
 use std::path::Path;
 
@@ -138,6 +138,23 @@ impl Tables {
     /// Begins a read transaction: one state of all databases.
     pub(crate) fn read(&self) -> Result<ReadTables<'_>, TableError> {
         Ok(ReadTables { tables: self, txn: self.env.read_txn()? })
+    }
+
+    /// Writes a compacted copy of one state to a new file, and returns once it is on the disk.
+    pub(crate) fn copy_to(&self, file: &Path) -> Result<(), TableError> {
+        let copied = self.env.copy_to_path(file, CompactionOption::Enabled)?;
+        Ok(copied.sync_all().map_err(heed::Error::Io)?)
+    }
+
+    /// Gives the file the number of another storer.
+    pub(crate) fn set_storer(&self, storer: u64) -> Result<(), TableError> {
+        let missing = TableError::Row { database: "meta", error: DecodeError::Expected("a format row") };
+        let format = self.read()?.format()?.ok_or(missing)?;
+        let mut txn = self.env.write_txn()?;
+        let mut value = Vec::new();
+        FormatRow { storer, ..format }.encode(&mut value);
+        self.meta.put(&mut txn, FORMAT_KEY.as_bytes(), &value)?;
+        Ok(txn.commit()?)
     }
 
     /// Frees the reader slots of processes that ended without doing so, which would keep old pages
@@ -374,6 +391,33 @@ impl ReadTables<'_> {
             letters.push(row("dead_letters", DeadLetterRow::decode(value))?.into_letter(key));
         }
         Ok(letters)
+    }
+
+    /// Reads every row there is.
+    ///
+    /// # Errors
+    /// [`TableError::Row`] names the database of the first that is no row.
+    pub fn verify(&self) -> Result<u64, TableError> {
+        let Tables { documents, history, clients, dead_letters, .. } = self.tables;
+        let mut rows = 0;
+        type Check = fn(&[u8], &[u8]) -> Result<(), DecodeError>;
+        let checks: [(&'static str, &Database, Check); 4] = [
+            ("documents", documents, |_, value| DocumentRow::decode(value).map(drop)),
+            ("history", history, |_, value| HistoryRow::decode_for_watchers(value).map(drop)),
+            ("clients", clients, |_, value| decode_mark(value).map(drop)),
+            ("dead_letters", dead_letters, |key, value| {
+                DeadLetterKey::decode(key)?;
+                DeadLetterRow::decode(value).map(drop)
+            }),
+        ];
+        for (name, database, check) in checks {
+            for pair in database.iter(&self.txn)? {
+                let (key, value) = pair?;
+                row(name, check(key, value))?;
+                rows += 1;
+            }
+        }
+        Ok(rows)
     }
 
     /// All rows of all databases, in order. For tests and tools that compare files.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use fieldstream_client::{Client, ClientOptions, How, Operation};
-use fieldstream_nats::{Connection, Credentials, NatsError, Server, Topology, TopologyOptions};
+use fieldstream_nats::{Connection, Credentials, NatsError, Server, StorerRegister, Topology, TopologyOptions};
 use fieldstream_processor::{Processor, ProcessorOptions};
 use fieldstream_tests::{Cluster, Shape, nats_server, until};
 use std::process::{Command, Stdio};
@@ -25,12 +25,21 @@ async fn append(client: &Client, from: u32, count: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_holds_everything_up_and_goes_on_when_there_is_room() {
-    let cluster = Cluster::start(Shape { log_bytes: 8 << 20, ..Shape::default() }).await;
+    let mut cluster = Cluster::start(Shape { log_bytes: 8 << 20, ..Shape::default() }).await;
     let client = cluster.client(0, "tcp").await;
+    append(&client, 0, 40).await;
+    // While a storer is away, nothing is purged.
+    let options = cluster.storer_options(0);
+    until("the storer is registered", LONG, || async {
+        let connection = Connection::connect(cluster.nats.server(), "operator").await.unwrap();
+        !StorerRegister::open(&connection).await.unwrap().list().await.unwrap().is_empty()
+    })
+    .await;
+    cluster.storers.pop().unwrap().stop(LONG).await;
     let writing = tokio::spawn({
         let client = client.clone();
         // About 6 MB into streams of 4 MiB each.
-        async move { append(&client, 0, 3000).await }
+        async move { append(&client, 40, 3000).await }
     });
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(!writing.is_finished(), "the streams should be full by now");
@@ -38,9 +47,10 @@ async fn a_full_stream_holds_everything_up_and_goes_on_when_there_is_room() {
     let more = TopologyOptions { max_bytes_total: Some(64 << 20), ..TopologyOptions::default() };
     Topology::create(&connection, &more).await.unwrap();
     tokio::time::timeout(LONG, writing).await.expect("goes on by itself").unwrap();
+    cluster.storers.push(fieldstream_storer::Storer::start(options).await.unwrap());
     until("the last instruction is there", LONG, || async {
         let got = client.get("doc/39").await.unwrap();
-        matches!(got.body, fieldstream_client::Body::Text(text) if text.starts_with("2999;"))
+        matches!(got.body, fieldstream_client::Body::Text(text) if text.starts_with("3039;"))
     })
     .await;
     let total: u64 = {
@@ -49,9 +59,9 @@ async fn a_full_stream_holds_everything_up_and_goes_on_when_there_is_room() {
         listed.iter().map(|l| l.revision).sum()
     };
     client.sync().await.unwrap();
-    assert!(total <= 3000, "nothing twice");
+    assert!(total <= 3040, "nothing twice");
     let listed = client.list("doc/").await.unwrap();
-    assert_eq!(listed.iter().map(|l| l.revision).sum::<u64>(), 3000, "nothing lost, nothing twice");
+    assert_eq!(listed.iter().map(|l| l.revision).sum::<u64>(), 3040, "nothing lost, nothing twice");
     cluster.stop().await;
 }
 

@@ -7,6 +7,7 @@ mod tests;
 use crate::dead_letters::DeadLettersCommand;
 use crate::init::InitArgs;
 use crate::status::StatusArgs;
+use crate::storers::StorerCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fieldstream_shared::outcome::AckLevel;
 use std::net::IpAddr;
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     Gateway(GatewayArgs),
     /// Run a processor against a NATS server
     Processor(ProcessorArgs),
-    /// Run a storer against a NATS server
+    /// Run a storer against a NATS server, or look after storers
     Storer(StorerArgs),
     /// Replace a document by a text or a structured value
     Put(PutArgs),
@@ -178,7 +179,10 @@ pub(crate) struct ProcessorArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct StorerArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<StorerCommand>,
     #[command(flatten)]
     pub(crate) nats: NatsArgs,
     /// Folder of the LMDB file

@@ -223,6 +223,19 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Duration,
         "Least time between two commits. Longer spares the disk, shorter makes `stored` come sooner.",
     ),
+    key(
+        "storer.copies_directory",
+        "",
+        Form::Text,
+        "Folder of the verified copies, one folder for each storer. Empty: `copies` beside the LMDB file; on\nanother disk they survive the loss of that one. The log is purged only behind a copy.",
+    ),
+    key(
+        "storer.copy_every",
+        "10m",
+        Form::Duration,
+        "How often a copy is made, if anything is new; sooner while the log is filling.",
+    ),
+    key("storer.copies_kept", "2", Form::Integer(1, 1000), "Copies that are kept."),
     key("up.data", "fieldstream-data", Form::Text, "The data directory: log, documents, certificates, tokens."),
     key(
         "up.profile",

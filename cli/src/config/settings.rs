@@ -66,6 +66,9 @@ pub(crate) struct Storer {
     pub(crate) file_mode: u32,
     pub(crate) map_bytes: usize,
     pub(crate) commit_floor: Duration,
+    pub(crate) copies_directory: Option<PathBuf>,
+    pub(crate) copy_every: Duration,
+    pub(crate) copies_kept: usize,
 }
 
 /// Section `up`.
@@ -180,6 +183,9 @@ fn typed(layers: &Layers) -> Result<Settings, String> {
             file_mode: parse::file_mode(layers.value("storer.file_mode"))?,
             map_bytes: memory("storer.map_bytes")?,
             commit_floor: parse::duration(layers.value("storer.commit_floor"))?,
+            copies_directory: path("storer.copies_directory"),
+            copy_every: parse::duration(layers.value("storer.copy_every"))?,
+            copies_kept: integer("storer.copies_kept")? as usize,
         },
         up: Up {
             data: PathBuf::from(text("up.data")),

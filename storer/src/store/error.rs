@@ -113,6 +113,12 @@ pub enum StoreError {
         /// As in the log.
         wanted: u64,
     },
+    /// There is a file already.
+    #[error("{path} has a file already; restoring would put the copy in its place: say --yes if that is meant")]
+    Occupied {
+        /// The generation's directory.
+        path: PathBuf,
+    },
     /// A file operation.
     #[error("cannot {action} {path}: {source}")]
     File {

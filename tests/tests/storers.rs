@@ -1,0 +1,181 @@
+//! Copies, purging, and storers that come back from a copy.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use fieldstream_client::{Client, Operation};
+use fieldstream_gateway::Gateway;
+use fieldstream_nats::{
+    Connection, StorerEntry, StorerRegister, StreamState, Topology, lane_streams, request_snapshot,
+};
+use fieldstream_shared::document::Body;
+use fieldstream_storer::{Storer, StorerOptions, UpkeepOptions, restore};
+use fieldstream_tests::{Cluster, Shape, until};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(60);
+const DOCUMENTS: usize = 20;
+
+/// A cluster with a log of 16 MiB whose storer copies every second.
+async fn cluster() -> Cluster {
+    let shape = Shape { storers: 0, processors: vec![], gateways: 0, log_bytes: 16 << 20, ..Shape::default() };
+    let mut cluster = Cluster::start(shape).await;
+    cluster.storers.push(Storer::start(storer_options(&cluster, 0)).await.unwrap());
+    cluster.add_sharing_processor().await;
+    let options = cluster.gateway_options(1);
+    cluster.gateways.push(Gateway::start(options).await.unwrap());
+    cluster
+}
+
+fn storer_options(cluster: &Cluster, i: usize) -> StorerOptions {
+    let mut options = cluster.storer_options(i);
+    options.upkeep = UpkeepOptions {
+        copy_every: Duration::from_secs(1),
+        every: Duration::from_millis(50),
+        ..UpkeepOptions::default()
+    };
+    options
+}
+
+/// Writes so many rounds of 32 KiB texts to all documents.
+async fn write(client: &Client, rounds: std::ops::Range<u32>) {
+    for round in rounds {
+        let writes = (0..DOCUMENTS).map(|n| async move {
+            let text = format!("{round:>8}").repeat(4096);
+            client.instruct(&format!("d{n}"), Operation::PutText(text)).await
+        });
+        for done in futures::future::join_all(writes).await {
+            done.unwrap();
+        }
+    }
+}
+
+async fn connection(cluster: &Cluster) -> Connection {
+    Connection::connect(cluster.nats.server(), "test").await.unwrap()
+}
+
+async fn streams(cluster: &Cluster) -> (StreamState, StreamState) {
+    let connection = connection(cluster).await;
+    let topology = Topology::load(&connection).await.unwrap();
+    lane_streams(&connection, &topology).await.unwrap()[0]
+}
+
+async fn entries(cluster: &Cluster) -> Vec<StorerEntry> {
+    StorerRegister::open(&connection(cluster).await).await.unwrap().list().await.unwrap()
+}
+
+async fn assert_texts(client: &Client, round: u32) {
+    for n in 0..DOCUMENTS {
+        let text = format!("{round:>8}").repeat(4096);
+        let document = client.get(&format!("d{n}")).await.unwrap();
+        assert!(document.body == Body::Text(text), "d{n} at revision {}", document.revision);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn far_more_than_the_log_holds_goes_through_it_and_a_lost_file_comes_back_from_a_copy() {
+    const ROUNDS: u32 = 60;
+    let mut cluster = cluster().await;
+    let client = cluster.client(0, "tcp").await;
+    tokio::time::timeout(LONG * 2, write(&client, 0..ROUNDS)).await.expect("the log makes room");
+    let (instructions, events) = streams(&cluster).await;
+    assert!(instructions.first > 1 && events.first > 1, "{instructions:?} {events:?}");
+    for stream in [instructions, events] {
+        assert!(stream.bytes <= stream.bytes_max, "{stream:?}");
+    }
+
+    // Everything the storer has is lost, but for its copies; more happens meanwhile.
+    let storer = cluster.storers.remove(0);
+    let copy = request_snapshot(&connection(&cluster).await, storer.id()).await.unwrap();
+    storer.stop(LONG).await;
+    let options = storer_options(&cluster, 0);
+    let kept = cluster.dir.path().join("kept");
+    std::fs::rename(options.directory.join("copies"), &kept).unwrap();
+    std::fs::remove_dir_all(&options.directory).unwrap();
+    write(&client, ROUNDS..ROUNDS + 3).await;
+    let latest = std::fs::read_link(kept.join("latest")).unwrap();
+    assert!(
+        copy.path.ends_with(latest.to_str().unwrap())
+            || latest.to_str().unwrap() > copy.path.rsplit('/').next().unwrap()
+    );
+    let store = fieldstream_storer::StoreOptions {
+        directory: options.directory.clone(),
+        file_mode: 0o664,
+        map_bytes: options.map_bytes,
+    };
+    let restored = restore(&kept.join("latest"), &store, None, false).unwrap();
+    assert!(restored.rows >= DOCUMENTS as u64);
+    let refused = restore(&kept.join("latest"), &store, None, false).unwrap_err();
+    assert!(refused.to_string().contains("--yes"), "{refused}");
+    cluster.storers.push(Storer::start(options).await.unwrap());
+    client.instruct("d0", Operation::Append("!".into())).await.unwrap();
+    client.instruct("d0", Operation::PutText(format!("{:>8}", ROUNDS + 2).repeat(4096))).await.unwrap();
+    assert_texts(&client, ROUNDS + 2).await;
+    client.close(LONG).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_storer_joins_by_a_copy_and_the_log_is_kept_for_one_that_is_away() {
+    let mut cluster = cluster().await;
+    let client = cluster.client(0, "tcp").await;
+    write(&client, 0..30).await;
+    until("the log was purged", LONG, || async { streams(&cluster).await.1.first > 1 }).await;
+
+    // From nothing it cannot start any more, and says so.
+    let second = storer_options(&cluster, 1);
+    let error = Storer::start(second.clone()).await.err().expect("no way from nothing").to_string();
+    assert!(error.contains("copy"), "{error}");
+    let copy = request_snapshot(&connection(&cluster).await, cluster.storers[0].id()).await.unwrap();
+    let store = fieldstream_storer::StoreOptions {
+        directory: second.directory.clone(),
+        file_mode: 0o664,
+        map_bytes: second.map_bytes,
+    };
+    restore(std::path::Path::new(&copy.path), &store, Some(4711), true).unwrap();
+    cluster.storers.push(Storer::start(second.clone()).await.unwrap());
+    assert_eq!(cluster.storers[1].id(), 4711);
+    write(&client, 30..31).await;
+    let last = streams(&cluster).await.1.last;
+    until("both storers follow", LONG, || async { cluster.storers.iter().all(|s| s.stored()[0] >= last) }).await;
+    until("both are registered", LONG, || async { entries(&cluster).await.len() == 2 }).await;
+
+    // Away, the log is kept for it; back, it goes on.
+    let away_at = cluster.storers[1].stored()[0];
+    cluster.storers.remove(1).stop(LONG).await;
+    write(&client, 31..40).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(streams(&cluster).await.1.first <= away_at, "what it needs is there");
+    cluster.storers.push(Storer::start(second).await.unwrap());
+    let last = streams(&cluster).await.1.last;
+    until("it has caught up", LONG, || async { cluster.storers[1].stored()[0] >= last }).await;
+    assert_texts(&client, 39).await;
+    client.close(LONG).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_purged_log_roles_wait_for_a_storer() {
+    let mut cluster = cluster().await;
+    let client = cluster.client(0, "tcp").await;
+    write(&client, 0..30).await;
+    until("the log was purged", LONG, || async { streams(&cluster).await.1.first > 1 }).await;
+    client.close(LONG).await.unwrap();
+    cluster.gateways.remove(0).stop(LONG).await;
+    cluster.processors.remove(0).stop(LONG).await;
+    cluster.storers.remove(0).stop(LONG).await;
+
+    let options = cluster.gateway_options(1);
+    let health = options.health.clone();
+    let starting = tokio::spawn(Gateway::start(options));
+    cluster.add_sharing_processor().await;
+    until("the gateway says what it waits for", LONG, || async {
+        health.findings().iter().any(|finding| finding.code == "no-storer")
+    })
+    .await;
+    cluster.storers.push(Storer::start(storer_options(&cluster, 0)).await.unwrap());
+    cluster.gateways.push(tokio::time::timeout(LONG, starting).await.unwrap().unwrap().unwrap());
+    let client = cluster.client(0, "tcp").await;
+    write(&client, 30..31).await;
+    assert_texts(&client, 30).await;
+    client.close(LONG).await.unwrap();
+    cluster.stop().await;
+}
