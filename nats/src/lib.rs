@@ -19,6 +19,7 @@ mod log_reader;
 mod members;
 mod progress;
 mod read_service;
+pub mod repair;
 pub mod topology;
 
 pub use batch_writer::{BatchWriter, WriteError};
@@ -29,4 +30,5 @@ pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
+pub use repair::{RepairRecord, RepairState, RepairedLane, Workshop};
 pub use topology::{Log, Topology, TopologyOptions, last_sequence};
