@@ -3,8 +3,8 @@
 use crate::lane::{Built, Lane, LaneOptions, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
 use fieldstream_nats::{
-    BatchWriter, Connection, Log, LogMessage, LogPump, LogReader, ReadClient, ReadError, Start, Topology, WriteError,
-    last_sequence,
+    BatchWriter, Connection, Log, LogError, LogMessage, LogPump, LogReader, ReadClient, ReadError, Start, Topology,
+    WriteError, last_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::partition::PartitionSet;
@@ -90,7 +90,7 @@ impl Worker {
         let writer = BatchWriter::new(&self.publish, Log::Events, self.lane);
         let mut instructions: Option<LogPump> = None;
         let mut loads: JoinSet<LoadResult> = JoinSet::new();
-        let mut publishing: JoinSet<()> = JoinSet::new();
+        let mut publishing: JoinSet<Result<(), ProcessorError>> = JoinSet::new();
         let mut tick = tokio::time::interval(TICK);
         let begun = Instant::now();
         loop {
@@ -104,7 +104,7 @@ impl Worker {
                     return Ok(());
                 }
                 if let Some(built) = lane.poll_batch(begun.elapsed().as_millis() as u64)? {
-                    publishing.spawn(publish(writer.clone(), built, self.lane));
+                    publishing.spawn(publish(writer.clone(), built, self.lane, lane.events_sequence()));
                 }
             }
             // Behind applying: what records were found to wait for is asked for now.
@@ -129,7 +129,7 @@ impl Worker {
                     Err(error) => return Err(ProcessorError::Worker(error.to_string())),
                 },
                 Some(published) = publishing.join_next() => {
-                    published.map_err(|error| ProcessorError::Worker(error.to_string()))?;
+                    published.map_err(|error| ProcessorError::Worker(error.to_string()))??;
                 }
                 said = self.progress.recv() => match said {
                     Ok(said) if said.lane == self.lane && said.log_id == self.topology.log_id => {
@@ -146,7 +146,7 @@ impl Worker {
     }
 }
 
-async fn next(reader: &mut Option<LogPump>) -> Result<LogMessage, fieldstream_nats::LogError> {
+async fn next(reader: &mut Option<LogPump>) -> Result<LogMessage, LogError> {
     match reader {
         Some(reader) => reader.next().await,
         None => std::future::pending().await,
@@ -166,12 +166,14 @@ async fn ask(reads: ReadClient, load: Load) -> LoadResult {
     }
 }
 
-/// Sends the same batch until it is in. Every reader recognises a repetition.
-async fn publish(writer: BatchWriter, built: Built, lane: u16) {
+/// Sends the same batch until it is in. Every reader recognises a repetition. `read` is the EVENTS
+/// sequence this processor has read by now: what the log gives a new message lies above it.
+async fn publish(writer: BatchWriter, built: Built, lane: u16, read: u64) -> Result<(), ProcessorError> {
     let mut pause = RETRY;
     loop {
         match writer.append(built.message.clone()).await {
-            Ok(_) => return,
+            Ok(stored) if stored <= read => return Err(went_backwards(lane, stored, read).into()),
+            Ok(_) => return Ok(()),
             Err(WriteError::StreamFull(reason)) => {
                 tracing::error!(lane, reason, "EVENTS is full: nothing is applied until there is room");
             }
@@ -180,4 +182,9 @@ async fn publish(writer: BatchWriter, built: Built, lane: u16) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
+}
+
+fn went_backwards(lane: u16, stored: u64, read: u64) -> LogError {
+    let reason = format!("a new message got sequence {stored}, but {read} was read from it");
+    LogError::Diverged { stream: Log::Events.stream(lane), reason }
 }

@@ -12,6 +12,7 @@
 //! Start reading at [`projection`] (what the log makes of the tables) and [`rows`] (their bytes);
 //! [`Storer`] is the thin shell around them.
 
+mod instructions;
 pub mod projection;
 mod reads;
 pub mod rows;
@@ -23,5 +24,5 @@ mod test_log;
 mod writer;
 
 pub use service::{Storer, StorerError, StorerOptions};
-pub use store::{Identity, Store, StoreError, StoreOptions};
+pub use store::{Belongs, Identity, Store, StoreError, StoreOptions};
 pub use tables::{DumpedRow, ReadTables, TableError};

@@ -1,12 +1,14 @@
 //! The storer as a service: a reader per lane, one writer, the read service, announcements.
 
+use crate::instructions;
 use crate::projection::ProjectionError;
-use crate::reads;
-use crate::store::{Identity, Store, StoreError, StoreOptions};
+use crate::reads::{self, Scope};
+use crate::store::{Belongs, Identity, Store, StoreError, StoreOptions};
 use crate::tables::TableError;
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
-    Connection, Health, Log, LogError, LogReader, NatsError, ReadServer, Server, Start, Topology, publish_progress,
+    Connection, Health, Log, LogError, LogReader, NatsError, ReadServer, RepairRecord, Server, Start, Topology,
+    publish_progress,
 };
 use fieldstream_shared::read::Progress;
 use std::path::PathBuf;
@@ -45,6 +47,10 @@ pub struct StorerOptions {
     /// spares the disk and delays `stored` acknowledgements. After a commit the writer also rests
     /// for as long as the commit took. Default 5 ms.
     pub commit_floor: Duration,
+    /// Whether to start, too, when the log is damaged or another one than the file is of: the file is
+    /// then served as it is, because a repair goes on from it, and [`Storer::failed`] says what is
+    /// wrong at once. Default false: the start fails.
+    pub serve_damaged: bool,
     /// Where it reports what it finds.
     pub health: Health,
 }
@@ -58,6 +64,7 @@ impl StorerOptions {
             file_mode: 0o664,
             map_bytes: 1 << 40,
             commit_floor: Duration::from_millis(5),
+            serve_damaged: false,
             health: Health::new(),
         }
     }
@@ -110,37 +117,56 @@ impl Storer {
         let consuming = Connection::connect(&options.nats, "fieldstream storer, log").await?;
         let connection = Connection::connect(&options.nats, "fieldstream storer, reads").await?;
         let topology = Topology::load(&connection).await?;
-        let store = Arc::new(open(&options, &topology).await?);
+        let Opened { store, mut damage, scope } = open(&options, &connection, &topology).await?;
+        let store = Arc::new(store);
         let mut lanes = Vec::new();
-        for (lane, checkpoint) in (0..).zip(store.checkpoints()) {
-            let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
-            let start = Start { sequence: checkpoint.events_sequence, hash };
-            lanes.push((lane, LogReader::open(&consuming, Log::Events, lane, start).await?));
+        if damage.is_none() {
+            match open_lanes(&consuming, &store).await {
+                Ok(opened) => lanes = opened,
+                Err(error) if options.serve_damaged => damage = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        let reads = ReadServer::subscribe(&connection).await?;
+        let (reads, own) =
+            (ReadServer::subscribe(&connection).await?, ReadServer::subscribe_own(&connection, store.storer()).await?);
 
         let (readers, services, abandon) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let (failed, failures) = mpsc::channel(lanes.len() + 2);
+        let (failed, failures) = mpsc::channel(usize::from(topology.lanes) + 4);
         let (arrived, arriving) = mpsc::channel(QUEUE_BATCHES);
         let stored = store.checkpoints().iter().map(|checkpoint| checkpoint.events_sequence).collect();
         let (durable_sender, durable) = watch::channel(stored);
         let writer = Writer::new(store.clone(), arriving, durable_sender, options.commit_floor, abandon.clone());
         let writer = spawn_writer(writer, failed.clone())?;
         let tasks = TaskTracker::new();
+        match damage {
+            // The file is served as it is; nothing more comes into it.
+            Some(error) => {
+                let _ = failed.try_send(error);
+            }
+            None => {
+                let watching = instructions::watch(consuming, store.clone(), failed.clone());
+                tasks.spawn(services.clone().run_until_cancelled_owned(watching));
+            }
+        }
         for (lane, reader) in lanes {
             tasks.spawn(read_lane(lane, reader, arrived.clone(), failed.clone(), readers.clone()));
         }
-        let announced = Announced { storer: store.storer(), log_id: topology.log_id };
+        drop(arrived);
+        let log_id = store.checkpoints().first().map_or(topology.log_id, |checkpoint| checkpoint.log_id);
+        let announced = Announced { storer: store.storer(), log_id };
         tasks.spawn(announce(connection.clone(), announced, durable.clone(), services.clone()));
         tasks.spawn(clear_stale_readers(store.clone(), services.clone()));
-        let serving = reads::serve(reads, store.clone(), durable.clone(), services.clone());
-        tasks.spawn(async move {
-            if serving.await {
-                // If nobody listens the storer is being stopped.
-                let _ = failed.try_send(StorerError::Closed);
-            }
-        });
+        for (server, scope) in [(reads, scope), (own, Scope::Checkpoint)] {
+            let serving = reads::serve(server, scope, store.clone(), durable.clone(), services.clone());
+            let failed = failed.clone();
+            tasks.spawn(async move {
+                if serving.await {
+                    // If nobody listens the storer is being stopped.
+                    let _ = failed.try_send(StorerError::Closed);
+                }
+            });
+        }
         tasks.close();
         let (directory, storer, health) = (options.directory, store.storer(), options.health);
         health.set_ready(true);
@@ -212,7 +238,14 @@ impl Drop for Storer {
     }
 }
 
-async fn open(options: &StorerOptions, topology: &Topology) -> Result<Store, StorerError> {
+/// The file, and what is wrong with its relation to the log.
+struct Opened {
+    store: Store,
+    damage: Option<StorerError>,
+    scope: Scope,
+}
+
+async fn open(options: &StorerOptions, connection: &Connection, topology: &Topology) -> Result<Opened, StorerError> {
     let store = StoreOptions {
         directory: options.directory.clone(),
         file_mode: options.file_mode,
@@ -220,8 +253,30 @@ async fn open(options: &StorerOptions, topology: &Topology) -> Result<Store, Sto
     };
     let identity =
         Identity { lanes: topology.lanes, log_id: topology.log_id, new_storer: rand::random(), now_us: now_us() };
-    let opened = tokio::task::spawn_blocking(move || Store::open(store, &identity)).await;
-    Ok(opened.map_err(|e| StorerError::WriterGone(e.to_string()))??)
+    let record = RepairRecord::load(connection).await?;
+    let serve_damaged = options.serve_damaged;
+    let opened = tokio::task::spawn_blocking(move || {
+        let belongs = record.as_ref().map_or(Belongs::ToLog, Belongs::ToLogOrRepaired);
+        match Store::open_as(store.clone(), &identity, belongs) {
+            Ok(store) => Ok(Opened { store, damage: None, scope: Scope::All }),
+            Err(error @ StoreError::Log { .. }) if serve_damaged => {
+                let store = Store::open_as(store, &identity, Belongs::Anywhere)?;
+                Ok(Opened { store, damage: Some(error.into()), scope: Scope::Checkpoint })
+            }
+            Err(error) => Err(error.into()),
+        }
+    });
+    opened.await.map_err(|e| StorerError::WriterGone(e.to_string()))?
+}
+
+async fn open_lanes(consuming: &Connection, store: &Store) -> Result<Vec<(u16, LogReader)>, StorerError> {
+    let mut lanes = Vec::new();
+    for (lane, checkpoint) in (0..).zip(store.checkpoints()) {
+        let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
+        let start = Start { sequence: checkpoint.events_sequence, hash };
+        lanes.push((lane, LogReader::open(consuming, Log::Events, lane, start).await?));
+    }
+    Ok(lanes)
 }
 
 /// A thread of its own, because commits wait for the disk. The handle ends when the thread does.
