@@ -30,5 +30,5 @@ pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
-pub use repair::{RepairRecord, RepairState, RepairedLane, Workshop};
+pub use repair::{LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
 pub use topology::{Log, Topology, TopologyOptions, last_sequence};

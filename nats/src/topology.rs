@@ -189,6 +189,13 @@ async fn write_settings(connection: &Connection, bucket: &kv::Store, settings: &
     Ok(())
 }
 
+/// The log's identity.
+pub(crate) async fn log_id(connection: &Connection) -> Result<u64, NatsError> {
+    let missing = || NatsError::StreamsMissing { url: connection.url.clone() };
+    let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|_| missing())?;
+    Ok(read_settings(connection, &bucket).await?.ok_or_else(missing)?.log_id)
+}
+
 /// Gives the log another identity.
 pub(crate) async fn set_log_id(connection: &Connection, log_id: u64) -> Result<(), NatsError> {
     let missing = || NatsError::StreamsMissing { url: connection.url.clone() };

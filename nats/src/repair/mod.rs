@@ -44,6 +44,26 @@ pub struct RepairedLane {
     pub instructions_first: u64,
 }
 
+/// What a repair found, lane by lane, and what it could not keep.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LaneLoss {
+    /// Last sequence of EVENTS before the repair.
+    pub events_last: u64,
+    /// Messages of EVENTS behind the source storer's position: their instructions are decided anew.
+    pub events_unusable: u64,
+    /// Last sequence of INSTRUCTIONS before the repair.
+    pub instructions_last: u64,
+    /// Highest INSTRUCTIONS sequence that the source storer's cursors name.
+    pub instructions_known: u64,
+    /// First and last sequences of INSTRUCTIONS that were needed and are not there; the first hundred
+    /// gaps.
+    pub instructions_missing: Vec<(u64, u64)>,
+    /// Messages of INSTRUCTIONS that are logged again.
+    pub messages_again: u64,
+    /// Records in them.
+    pub records_again: u64,
+}
+
 /// A repair of the log: under way, or the last one that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairRecord {
@@ -59,6 +79,31 @@ pub struct RepairRecord {
     pub begun_us: u64,
     /// The lanes in order; empty while nothing is decided.
     pub lanes: Vec<RepairedLane>,
+    /// What was found, in order of lanes.
+    #[serde(default)]
+    pub losses: Vec<LaneLoss>,
+}
+
+/// Which log there is at present, for whoever has to notice a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogNow {
+    /// Its identity.
+    pub log_id: u64,
+    /// Whether a repair is under way: everybody must keep off.
+    pub repairing: bool,
+}
+
+impl LogNow {
+    /// Asks for both.
+    ///
+    /// # Errors
+    /// [`NatsError`] if the server does not answer, or there is no deployment.
+    pub async fn load(connection: &Connection) -> Result<LogNow, NatsError> {
+        // In this order: behind a record that says done stands the new identity.
+        let repairing = RepairRecord::load(connection).await?.is_some_and(|record| record.is_under_way());
+        let log_id = crate::topology::log_id(connection).await?;
+        Ok(LogNow { log_id, repairing })
+    }
 }
 
 impl RepairRecord {
@@ -83,6 +128,16 @@ impl RepairRecord {
         let bytes = serde_json::to_vec(self).map_err(|e| failed(&e))?;
         bucket.put(KEY, bytes.into()).await.map_err(|e| failed(&e))?;
         Ok(())
+    }
+
+    /// Takes the record back: a repair that could not be begun.
+    ///
+    /// # Errors
+    /// [`NatsError`] if it could not be taken back.
+    pub async fn remove(connection: &Connection) -> Result<(), NatsError> {
+        let failed = |e: &dyn std::fmt::Display| connection.request_error("removing the record of a repair", e);
+        let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|e| failed(&e))?;
+        bucket.delete(KEY).await.map_err(|e| failed(&e))
     }
 
     /// Whether a repair was begun and is not done.
@@ -118,8 +173,15 @@ mod tests {
             instructions_first: 2_000,
         };
         let lanes = vec![lane, RepairedLane { events_sequence: 0, events_hash: 0, ..lane }];
-        let mut record =
-            RepairRecord { state: RepairState::Done, from_log_id: 1, to_log_id: 2, storer: 3, begun_us: 4, lanes };
+        let mut record = RepairRecord {
+            state: RepairState::Done,
+            from_log_id: 1,
+            to_log_id: 2,
+            storer: 3,
+            begun_us: 4,
+            lanes,
+            losses: vec![],
+        };
         assert_eq!(record.lanes_for(1, &[(7, 70), (0, 0)]).map(<[_]>::len), Some(2));
         for (log_id, positions) in
             [(2, vec![(7, 70), (0, 0)]), (1, vec![(7, 71), (0, 0)]), (1, vec![(6, 70), (0, 0)]), (1, vec![(7, 70)])]

@@ -133,6 +133,7 @@ fn a_file_goes_on_with_the_log_that_was_repaired_from_its_state_and_no_other() {
         storer: 5,
         begun_us: 0,
         lanes: vec![lane(1_000), lane(2_000)],
+        losses: vec![],
     };
     let repaired = Identity { log_id: 0xdef, ..IDENTITY };
     let open = |record: &RepairRecord, identity: &Identity| {
