@@ -1,6 +1,7 @@
 //! Why a gateway does not start, or stops.
 
 use fieldstream_nats::{LogError, NatsError};
+use fieldstream_shared::msgpack::DecodeError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -16,7 +17,7 @@ pub enum GatewayError {
     Log(#[from] LogError),
     /// INSTRUCTIONS ends before what was already consumed of it.
     #[error(
-        "the instructions log of lane {lane} went backwards: it ends at {last}, but events name {known}; \
+        "the instructions log of lane {lane} went backwards: it ends at {last}, but {known} was logged in it; \
          nothing is written to it until it is repaired"
     )]
     WentBackwards {
@@ -24,12 +25,12 @@ pub enum GatewayError {
         lane: u16,
         /// The last sequence found or acknowledged.
         last: u64,
-        /// The highest sequence that an event names.
+        /// The highest sequence that an event names, or that was acknowledged.
         known: u64,
     },
     /// An event batch cannot be read, and none is ever skipped.
     #[error(
-        "message {sequence} of the events log of lane {lane} cannot be read ({reason}); \
+        "message {sequence} of the events log of lane {lane} cannot be read ({source}); \
          use a newer program if the log is newer, else repair the log"
     )]
     Undecodable {
@@ -38,7 +39,7 @@ pub enum GatewayError {
         /// Its stream sequence.
         sequence: u64,
         /// What is wrong with it.
-        reason: String,
+        source: DecodeError,
     },
     /// A storer's checkpoint is of another log.
     #[error(

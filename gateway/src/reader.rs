@@ -94,8 +94,8 @@ async fn read(shared: &Shared, lane: u16, mut reader: LogReader) -> GatewayError
             let clients = shared.clients.read().unwrap_or_else(PoisonError::into_inner);
             hub.handle_batch(message.sequence, &message.payload, &clients, effects)
         });
-        if let Err(error) = result {
-            return GatewayError::Undecodable { lane, sequence: message.sequence, reason: error.to_string() };
+        if let Err(source) = result {
+            return GatewayError::Undecodable { lane, sequence: message.sequence, source };
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::lane::AfterFailure;
 use crate::mailbox::Wakes;
 use crate::shared::Shared;
 use bytes::Bytes;
-use fieldstream_nats::{BatchWriter, Connection, Finding, Log, Severity, last_sequence};
+use fieldstream_nats::{BatchWriter, Connection, Finding, Log, NatsError, Severity, last_sequence};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +16,14 @@ const FAILURES_TOLD: u32 = 3;
 pub(crate) async fn write_lane(shared: Arc<Shared>, lane: u16, connection: Connection) {
     let writer = BatchWriter::new(&connection, Log::Instructions, lane);
     let work = async {
+        let mut acknowledged = 0;
         loop {
             let batch = shared.lanes[usize::from(lane)].queue().take_batch(shared.now_ms());
             match batch {
-                Some(batch) => land(&shared, lane, &connection, &writer, batch).await?,
+                Some(batch) => {
+                    let landed = land(&shared, lane, &connection, &writer, acknowledged, batch).await?;
+                    acknowledged = landed.unwrap_or(acknowledged);
+                }
                 None => shared.lanes[usize::from(lane)].work.notified().await,
             }
         }
@@ -33,31 +37,34 @@ pub(crate) async fn write_lane(shared: Arc<Shared>, lane: u16, connection: Conne
     }
 }
 
-/// Sends one batch until it is in the log or must be given up.
+/// Sends one batch until it is in the log, and gives its sequence, or until it must be given up.
+/// `acknowledged` is the sequence of the one before.
 async fn land(
     shared: &Shared,
     lane: u16,
     connection: &Connection,
     writer: &BatchWriter,
+    acknowledged: u64,
     batch: Bytes,
-) -> Result<(), GatewayError> {
+) -> Result<Option<u64>, GatewayError> {
     let this = &shared.lanes[usize::from(lane)];
     let (mut must_look, mut failures) = (false, 0_u32);
     let finding = format!("instructions-not-logged-{lane}");
     loop {
-        // Taken before the attempt: what the log gives a new message lies above it.
-        let known = this.step(|hub, _| hub.highest_cursor());
+        // Taken before the attempt: what the log gives a new message lies above everything that
+        // events name and above what this gateway has told its clients to be logged.
+        let known = this.step(|hub, _| hub.highest_cursor()).max(acknowledged);
         let failure = if must_look && let Err(error) = look(connection, lane, known).await? {
             error
         } else {
             match writer.append(batch.clone()).await {
                 Ok(last) if last <= known => return Err(GatewayError::WentBackwards { lane, last, known }),
-                Ok(_) => {
+                Ok(last) => {
                     // Dropped after the queue's lock, and that is when the sessions are woken.
                     let mut wakes = Wakes::default();
                     this.queue().acknowledged(&mut wakes);
                     shared.health.clear(&finding);
-                    return Ok(());
+                    return Ok(Some(last));
                 }
                 Err(error) => error.to_string(),
             }
@@ -79,7 +86,7 @@ async fn land(
             }
             AfterFailure::GivenUp => {
                 tracing::error!(lane, reason = %failure, "a batch of instructions was given up; its clients send again");
-                return Ok(());
+                return Ok(None);
             }
         }
     }
@@ -91,6 +98,7 @@ pub(crate) async fn look(connection: &Connection, lane: u16, known: u64) -> Resu
     match last_sequence(connection, Log::Instructions, lane).await {
         Ok(last) if last < known => Err(GatewayError::WentBackwards { lane, last, known }),
         Ok(_) => Ok(Ok(())),
+        Err(error @ NatsError::StreamGone { .. }) if known > 0 => Err(error.into()),
         Err(error) => Ok(Err(error.to_string())),
     }
 }

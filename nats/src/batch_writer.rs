@@ -58,6 +58,11 @@ impl BatchWriter {
         BatchWriter { connection: connection.clone(), subject: log.subject(lane) }
     }
 
+    /// A writer to a subject that some stream takes.
+    pub(crate) fn to_subject(connection: &Connection, subject: String) -> BatchWriter {
+        BatchWriter { connection: connection.clone(), subject }
+    }
+
     /// Tries once to store a message; returns its stream sequence when the server says that it is
     /// stored (in the durable profile: synced to disk).
     ///

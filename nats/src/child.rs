@@ -5,6 +5,7 @@
 //! child inherits a locked file: as long as any server on the directory lives, no other is started.
 
 use crate::connection::{Connection, Credentials, NatsError, Server};
+use crate::health::{Finding, Health, Severity};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -84,6 +85,9 @@ const STOP_WAIT: Duration = Duration::from_secs(15);
 /// Pause before a server that died is started again, doubled up to 64 times while it keeps dying.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
+/// Code of the finding that NATS is not there. Whoever hears from NATS again clears it.
+pub const NATS_DOWN: &str = "nats-down";
+
 /// A running nats-server.
 #[derive(Debug)]
 pub struct NatsChild {
@@ -97,6 +101,16 @@ pub struct NatsChild {
 struct Shared {
     running: Option<(u32, OwnedFd)>,
     stopping: bool,
+    health: Option<Health>,
+}
+
+impl Shared {
+    fn down(&self, what: &str) {
+        if let Some(health) = &self.health {
+            let mend = "nothing: it is started again by itself, and the roles reconnect";
+            health.raise(Finding::new(NATS_DOWN, Severity::Blocking, what, mend));
+        }
+    }
 }
 
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
@@ -162,6 +176,12 @@ impl NatsChild {
     /// Process id of the server; 0 while it is being started again.
     pub fn pid(&self) -> u32 {
         lock(&self.shared).running.as_ref().map_or(0, |(pid, _)| *pid)
+    }
+
+    /// Where it is reported when the server dies ([`NATS_DOWN`]). It is not cleared here: that the
+    /// server runs again does not mean that it answers.
+    pub fn report_to(&self, health: Health) {
+        lock(&self.shared).health = Some(health);
     }
 
     /// Ends the server and waits until it is gone.
@@ -245,12 +265,16 @@ fn supervise(
                     let _ = first.send(Ok(()));
                 }
                 let status = child.wait();
-                lock(shared).running = None;
-                if lock(shared).stopping {
+                let mut shared = lock(shared);
+                shared.running = None;
+                if shared.stopping {
                     return;
                 }
                 match status {
-                    Ok(status) => tracing::error!(%status, "nats-server died; starting it again"),
+                    Ok(status) => {
+                        tracing::error!(%status, "nats-server died; starting it again");
+                        shared.down(&format!("nats-server died ({status})"));
+                    }
                     Err(error) => tracing::error!(%error, "nats-server is gone; starting it again"),
                 }
             }
@@ -258,7 +282,10 @@ fn supervise(
                 let _ = first.send(Err(error));
                 return;
             }
-            (Err(error), None) => tracing::error!(%error, "nats-server cannot be started again; trying on"),
+            (Err(error), None) => {
+                tracing::error!(%error, "nats-server cannot be started again; trying on");
+                lock(shared).down(&format!("nats-server died and cannot be started again: {error}"));
+            }
         }
         pause =
             if begun.elapsed() > Duration::from_secs(10) { RESTART_PAUSE } else { (pause * 2).min(RESTART_PAUSE * 64) };

@@ -117,6 +117,16 @@ pub enum NatsError {
         /// The server's words.
         reason: String,
     },
+    /// A stream of the deployment is not there, though its settings are.
+    #[error(
+        "NATS at {url} has no stream {stream}, though the deployment's settings are there; the log is damaged: stop writing and repair it"
+    )]
+    StreamGone {
+        /// Where.
+        url: String,
+        /// Which stream.
+        stream: String,
+    },
     /// Any other refusal of a request.
     #[error("NATS at {url}: {what}: {reason}")]
     Request {

@@ -22,6 +22,7 @@ mod log_reader;
 mod members;
 mod progress;
 mod read_service;
+pub mod repair;
 mod status;
 mod storers;
 pub mod topology;
@@ -34,6 +35,7 @@ pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
+pub use repair::{LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
 pub use status::{
     GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus,
     StreamState, collect_status, lane_streams, serve_status,

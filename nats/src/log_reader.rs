@@ -1,6 +1,7 @@
 //! Reading a stream in order, without acks, from a known position.
 
 use crate::connection::{Connection, NatsError};
+use crate::repair::Workshop;
 use crate::topology::{Log, bounds};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use futures::StreamExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// Messages asked for at a time: bounds what waits in memory.
 const PULL_MESSAGES: usize = 128;
@@ -23,6 +25,12 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const INACTIVE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// A stream that is not there so many times in a row is gone; in a cluster whose leader changes it
+/// may seem so for a moment.
+const GONE_AFTER: u32 = 5;
+/// When a consumer has delivered nothing for so long, the stream is looked at once: a message that is
+/// missing at the very end shows in no gap before another follows.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Where reading starts: behind the last message already consumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,7 +64,7 @@ pub enum LogError {
         stream: String,
         /// The sequence that should follow.
         expected: u64,
-        /// The sequence that is there.
+        /// The next sequence that is there, or would be.
         found: u64,
     },
     /// The stream was purged beyond the reader's position.
@@ -81,6 +89,17 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// The code of the finding that tells an operator.
+    pub fn code(&self) -> &'static str {
+        match self {
+            LogError::Hole { .. } => "log-hole",
+            LogError::Outrun { .. } => "log-outrun",
+            LogError::Diverged { .. } => "log-diverged",
+        }
+    }
+}
+
 /// Reads one stream in order. Reconnects by itself.
 pub struct LogReader {
     connection: Connection,
@@ -94,6 +113,10 @@ pub struct LogReader {
     /// Whether the consumer has not delivered anything new yet.
     fresh: bool,
     retry: Duration,
+    /// How often in a row the stream was not there.
+    gone: u32,
+    /// When to look behind a silent consumer, once for each silence.
+    look_at: Option<Instant>,
 }
 
 impl std::fmt::Debug for LogReader {
@@ -152,6 +175,8 @@ impl LogReader {
             verify: false,
             fresh: true,
             retry: RETRY,
+            gone: 0,
+            look_at: None,
         };
         // Reconnects that came before have nothing to do with the consumer made now.
         reader.connection.forget_reconnects();
@@ -193,8 +218,14 @@ impl LogReader {
                 self.retry = (self.retry * 2).min(RETRY_MAX);
                 continue;
             };
+            let look_at = self.look_at;
             let received = tokio::select! {
                 received = messages.next() => received,
+                () = until(look_at) => {
+                    self.look_behind_silence().await?;
+                    self.look_at = None;
+                    continue;
+                }
                 () = self.connection.reconnected() => {
                     // The consumer may be gone with the server that held it in memory.
                     self.messages = None;
@@ -246,9 +277,29 @@ impl LogReader {
             return Ok(Step::Nothing);
         }
         self.fresh = false;
+        self.look_at = Some(Instant::now() + SILENCE);
         self.last = Start { sequence, hash: Some(hash) };
         self.retry = RETRY;
         Ok(Step::Message(LogMessage { sequence, payload: message.payload.clone(), pending }))
+    }
+
+    /// Whether the message this reader starts behind is there.
+    pub(crate) async fn verified(&self) -> Result<(), LogError> {
+        if self.verify { self.look_behind_silence().await } else { Ok(()) }
+    }
+
+    /// Whether what the consumer should deliver next is in the stream at all.
+    async fn look_behind_silence(&self) -> Result<(), LogError> {
+        let expected = if self.verify { self.last.sequence } else { self.last.sequence + 1 };
+        let Ok((_, last)) = bounds(&self.connection, self.log, self.lane).await else { return Ok(()) };
+        if last < expected {
+            return Ok(());
+        }
+        match Workshop::new(&self.connection).next(self.log, self.lane, expected).await {
+            Ok(Some((found, _))) if found > expected => Err(self.hole(expected, found)),
+            Ok(None) => Err(self.hole(expected, last + 1)),
+            Ok(Some(_)) | Err(_) => Ok(()),
+        }
     }
 
     fn hole(&self, expected: u64, found: u64) -> LogError {
@@ -267,9 +318,12 @@ impl LogReader {
             Ok(bounds) => bounds,
             Err(error) => {
                 log_unavailable(&error);
-                return Ok(());
+                let is_gone = matches!(error, NatsError::StreamGone { .. });
+                self.gone = if is_gone { self.gone + 1 } else { 0 };
+                return if self.gone < GONE_AFTER { Ok(()) } else { Err(self.diverged("it is not there".to_owned())) };
             }
         };
+        self.gone = 0;
         if last < self.last.sequence {
             return Err(self.diverged(format!("it ends at {last}, but {} was read from it", self.last.sequence)));
         }
@@ -284,6 +338,7 @@ impl LogReader {
             Ok(messages) => {
                 self.messages = Some(messages);
                 self.fresh = true;
+                self.look_at = Some(Instant::now() + SILENCE);
             }
             Err(reason) => tracing::debug!(stream = self.log.stream(self.lane), reason, "no consumer yet"),
         }
@@ -304,6 +359,13 @@ impl LogReader {
         let consumer = consumer.map_err(|e| e.to_string())?;
         let stream = consumer.stream().max_messages_per_batch(PULL_MESSAGES).expires(PULL_EXPIRES).heartbeat(HEARTBEAT);
         stream.messages().await.map_err(|e| e.to_string())
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 

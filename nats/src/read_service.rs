@@ -17,6 +17,11 @@ use tokio::sync::oneshot;
 const SUBJECT: &str = "fieldstream.read";
 const QUEUE: &str = "storers";
 
+/// Where one storer alone answers. Storers of a queue group are not to be told apart.
+fn own_subject(storer: u64) -> String {
+    format!("fieldstream.storer.{storer:016x}.checkpoint")
+}
+
 /// Why a request got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -82,12 +87,27 @@ impl ReadClient {
     /// # Cancel safety
     /// A dropped call is forgotten.
     pub async fn request(&self, request: &Request, timeout: Duration) -> Result<Answer, ReadError> {
+        self.ask(SUBJECT.to_owned(), request, timeout).await
+    }
+
+    /// Like [`ReadClient::request`], but asks one storer, named as in its announcements.
+    ///
+    /// # Errors
+    /// [`ReadError`]; asking again is safe.
+    ///
+    /// # Cancel safety
+    /// A dropped call is forgotten.
+    pub async fn request_of(&self, storer: u64, request: &Request, timeout: Duration) -> Result<Answer, ReadError> {
+        self.ask(own_subject(storer), request, timeout).await
+    }
+
+    async fn ask(&self, subject: String, request: &Request, timeout: Duration) -> Result<Answer, ReadError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (done, answered) = oneshot::channel();
         let _forget = Forget { calls: &self.calls, id };
         lock(&self.calls).insert(id, Waiting { done: Some(done), ..Waiting::default() });
         let reply = format!("{}.{id}", self.inbox);
-        let sent = self.connection.client.publish_with_reply(SUBJECT, reply, request.encode().into()).await;
+        let sent = self.connection.client.publish_with_reply(subject, reply, request.encode().into()).await;
         sent.map_err(|_| ReadError::NoStorer)?;
         match tokio::time::timeout(timeout, answered).await {
             Err(_) => Err(ReadError::TimedOut(timeout)),
@@ -170,6 +190,16 @@ impl ReadServer {
     /// [`NatsError`] if the connection is closed.
     pub async fn subscribe(connection: &Connection) -> Result<ReadServer, NatsError> {
         let subscriber = connection.client.queue_subscribe(SUBJECT, QUEUE.into()).await;
+        let subscriber = subscriber.map_err(|e| connection.request_error("listening for requests", e))?;
+        Ok(ReadServer { connection: connection.clone(), subscriber })
+    }
+
+    /// Begins to listen for what is asked of this one storer ([`ReadClient::request_of`]).
+    ///
+    /// # Errors
+    /// [`NatsError`] if the connection is closed.
+    pub async fn subscribe_own(connection: &Connection, storer: u64) -> Result<ReadServer, NatsError> {
+        let subscriber = connection.client.subscribe(own_subject(storer)).await;
         let subscriber = subscriber.map_err(|e| connection.request_error("listening for requests", e))?;
         Ok(ReadServer { connection: connection.clone(), subscriber })
     }

@@ -2,14 +2,14 @@
 
 use crate::connection::{Connection, NatsError};
 use crate::status::StreamState;
-use async_nats::jetstream::context::{AccountErrorKind, CreateStreamErrorKind};
+use async_nats::jetstream::context::{AccountErrorKind, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::{ErrorCode, kv, stream};
 use fieldstream_shared::limits::LANES_MAX;
 use fieldstream_shared::record::LOG_VERSION;
 use serde::{Deserialize, Serialize};
 
 /// Key-value bucket with the deployment's settings.
-const BUCKET: &str = "fieldstream";
+pub(crate) const BUCKET: &str = "fieldstream";
 /// Key of the topology in the bucket.
 const TOPOLOGY_KEY: &str = "topology";
 
@@ -190,12 +190,27 @@ async fn write_settings(connection: &Connection, bucket: &kv::Store, settings: &
     Ok(())
 }
 
+/// The log's identity.
+pub(crate) async fn log_id(connection: &Connection) -> Result<u64, NatsError> {
+    let missing = || NatsError::StreamsMissing { url: connection.url.clone() };
+    let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|_| missing())?;
+    Ok(read_settings(connection, &bucket).await?.ok_or_else(missing)?.log_id)
+}
+
+/// Gives the log another identity.
+pub(crate) async fn set_log_id(connection: &Connection, log_id: u64) -> Result<(), NatsError> {
+    let missing = || NatsError::StreamsMissing { url: connection.url.clone() };
+    let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|_| missing())?;
+    let settings = read_settings(connection, &bucket).await?.ok_or_else(missing)?;
+    write_settings(connection, &bucket, &Settings { log_id, ..settings }).await
+}
+
 /// One stream's share of the room of all; at least room for a few of the largest batches.
 fn stream_share(total: u64, lanes: u16) -> u64 {
     (total / (2 * u64::from(lanes.max(1)))).max(4 << 20)
 }
 
-async fn create_stream(
+pub(crate) async fn create_stream(
     connection: &Connection,
     log: Log,
     lane: u16,
@@ -217,10 +232,14 @@ async fn create_stream(
     };
     let error = match connection.jetstream.get_or_create_stream(config.clone()).await {
         Ok(stream) if stream.cached_info().config.max_bytes >= config.max_bytes => return Ok(()),
-        Ok(_) => match connection.jetstream.update_stream(config).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        },
+        // As it is, but larger: one that a repair has closed stays closed.
+        Ok(stream) => {
+            let larger = stream::Config { max_bytes: config.max_bytes, ..stream.cached_info().config.clone() };
+            match connection.jetstream.update_stream(larger).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            }
+        }
         Err(error) => error,
     };
     if let CreateStreamErrorKind::JetStream(refusal) = error.kind()
@@ -236,7 +255,11 @@ async fn create_stream(
     Err(jetstream_error(connection, &format!("creating stream {name}"), &error))
 }
 
-fn jetstream_error(connection: &Connection, what: &str, error: &(dyn std::error::Error + 'static)) -> NatsError {
+pub(crate) fn jetstream_error(
+    connection: &Connection,
+    what: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> NatsError {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -275,8 +298,7 @@ pub(crate) async fn bounds(connection: &Connection, log: Log, lane: u16) -> Resu
 /// A stream as the server sees it now.
 pub(crate) async fn stream_state(connection: &Connection, log: Log, lane: u16) -> Result<StreamState, NatsError> {
     let name = log.stream(lane);
-    let stream = connection.jetstream.get_stream(&name).await;
-    let stream = stream.map_err(|e| jetstream_error(connection, &format!("asking for stream {name}"), &e))?;
+    let stream = connection.jetstream.get_stream(&name).await.map_err(|e| get_stream_error(connection, &name, &e))?;
     let info = stream.cached_info();
     Ok(StreamState {
         first: info.state.first_sequence,
@@ -285,4 +307,14 @@ pub(crate) async fn stream_state(connection: &Connection, log: Log, lane: u16) -
         bytes: info.state.bytes,
         bytes_max: u64::try_from(info.config.max_bytes).unwrap_or(0),
     })
+}
+
+/// Why a stream cannot be asked; one that is not there is told apart.
+pub(crate) fn get_stream_error(connection: &Connection, name: &str, error: &GetStreamError) -> NatsError {
+    match error.kind() {
+        GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            NatsError::StreamGone { url: connection.url.clone(), stream: name.to_owned() }
+        }
+        _ => jetstream_error(connection, &format!("asking for stream {name}"), error),
+    }
 }

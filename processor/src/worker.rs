@@ -3,8 +3,8 @@
 use crate::lane::{Built, Lane, LaneOptions, LaneStatus, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
 use fieldstream_nats::{
-    BatchWriter, Connection, Finding, Health, Log, LogMessage, LogPump, LogReader, ReadClient, ReadError, Severity,
-    Start, Topology, WriteError, first_sequence, last_sequence,
+    BatchWriter, Connection, Finding, Health, Log, LogError, LogMessage, LogPump, LogReader, ReadClient, ReadError,
+    Severity, Start, Topology, WriteError, first_sequence, last_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::partition::PartitionSet;
@@ -125,7 +125,7 @@ impl Worker {
         let writer = BatchWriter::new(&self.publish, Log::Events, self.lane);
         let mut instructions: Option<LogPump> = None;
         let mut loads: JoinSet<LoadResult> = JoinSet::new();
-        let mut publishing: JoinSet<()> = JoinSet::new();
+        let mut publishing: JoinSet<Result<(), ProcessorError>> = JoinSet::new();
         let mut tick = tokio::time::interval(TICK);
         let begun = Instant::now();
         loop {
@@ -139,7 +139,8 @@ impl Worker {
                     return Ok(());
                 }
                 if let Some(built) = lane.poll_batch(begun.elapsed().as_millis() as u64)? {
-                    publishing.spawn(publish(writer.clone(), built, self.lane, self.options.health.clone()));
+                    let (read, health) = (lane.events_sequence(), self.options.health.clone());
+                    publishing.spawn(publish(writer.clone(), built, (self.lane, read), health));
                 }
             }
             // Behind applying: what records were found to wait for is asked for now.
@@ -164,7 +165,7 @@ impl Worker {
                     Err(error) => return Err(ProcessorError::Worker(error.to_string())),
                 },
                 Some(published) = publishing.join_next() => {
-                    published.map_err(|error| ProcessorError::Worker(error.to_string()))?;
+                    published.map_err(|error| ProcessorError::Worker(error.to_string()))??;
                 }
                 said = self.progress.recv() => match said {
                     Ok(said) if said.lane == self.lane && said.log_id == self.topology.log_id => {
@@ -185,7 +186,7 @@ impl Worker {
     }
 }
 
-async fn next(reader: &mut Option<LogPump>) -> Result<LogMessage, fieldstream_nats::LogError> {
+async fn next(reader: &mut Option<LogPump>) -> Result<LogMessage, LogError> {
     match reader {
         Some(reader) => reader.next().await,
         None => std::future::pending().await,
@@ -205,13 +206,23 @@ async fn ask(reads: ReadClient, load: Load) -> LoadResult {
     }
 }
 
-/// Sends the same batch until it is in. Every reader recognises a repetition.
-async fn publish(writer: BatchWriter, built: Built, lane: u16, health: Health) {
+/// Sends the same batch until it is in. Every reader recognises a repetition. `read` is the EVENTS
+/// sequence this processor has read by now: what the log gives a new message lies above it.
+async fn publish(
+    writer: BatchWriter,
+    built: Built,
+    (lane, read): (u16, u64),
+    health: Health,
+) -> Result<(), ProcessorError> {
     let code = format!("events-not-logged-{lane}");
     let (mut pause, mut failures) = (RETRY, 0_u32);
     loop {
         let error = match writer.append(built.message.clone()).await {
-            Ok(_) => return health.clear(&code),
+            Ok(stored) if stored <= read => return Err(went_backwards(lane, stored, read).into()),
+            Ok(_) => {
+                health.clear(&code);
+                return Ok(());
+            }
             Err(error) => error,
         };
         tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again");
@@ -224,4 +235,9 @@ async fn publish(writer: BatchWriter, built: Built, lane: u16, health: Health) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
+}
+
+fn went_backwards(lane: u16, stored: u64, read: u64) -> LogError {
+    let reason = format!("a new message got sequence {stored}, but {read} was read from it");
+    LogError::Diverged { stream: Log::Events.stream(lane), reason }
 }

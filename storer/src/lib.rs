@@ -12,6 +12,7 @@
 //! Start reading at [`projection`] (what the log makes of the tables) and [`rows`] (their bytes);
 //! [`Storer`] is the thin shell around them.
 
+mod instructions;
 pub mod projection;
 mod reads;
 pub mod rows;
@@ -24,6 +25,6 @@ mod upkeep;
 mod writer;
 
 pub use service::{Storer, StorerError, StorerOptions};
-pub use store::{Copies, CopyState, Identity, Store, StoreError, StoreOptions, restore};
+pub use store::{Belongs, Copies, CopyState, Identity, Store, StoreError, StoreOptions, restore};
 pub use tables::{DumpedRow, ReadTables, TableError};
 pub use upkeep::UpkeepOptions;

@@ -23,9 +23,20 @@ const BEHIND_WAIT: Duration = Duration::from_secs(2);
 /// Bytes of changes in one answer of history, whatever was asked for.
 const HISTORY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// What is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything.
+    All,
+    /// Where this storer stands, and nothing else: its file is of another log than the one in NATS.
+    /// Whoever asks sees that, instead of taking an unanswered question for an empty deployment.
+    Checkpoint,
+}
+
 /// Answers requests until `stop`. Returns whether it ended because the connection was closed.
 pub(crate) async fn serve(
     mut server: ReadServer,
+    scope: Scope,
     store: Arc<Store>,
     durable: watch::Receiver<Vec<u64>>,
     stop: CancellationToken,
@@ -44,6 +55,9 @@ pub(crate) async fn serve(
             },
             () = stop.cancelled() => break false,
         };
+        if scope == Scope::Checkpoint && call.request.query != Query::Checkpoint {
+            continue;
+        }
         let (store, durable, reads, stop) = (store.clone(), durable.clone(), reads.clone(), stop.clone());
         tasks.spawn(async move {
             tokio::select! {

@@ -1,14 +1,15 @@
 //! The storer as a service: a reader per lane, one writer, the read service, announcements.
 
+use crate::instructions;
 use crate::projection::ProjectionError;
-use crate::reads;
-use crate::store::{Copies, Identity, Store, StoreError, StoreOptions};
+use crate::reads::{self, Scope};
+use crate::store::{Belongs, Copies, Identity, Store, StoreError, StoreOptions};
 use crate::tables::TableError;
 use crate::upkeep::{self, Upkeep, UpkeepOptions};
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
-    Connection, Health, Log, LogError, LogReader, Member, NatsError, ReadServer, RoleStatus, Server, SnapshotServer,
-    Start, StorerStatus, Topology, publish_progress, serve_status,
+    Connection, Health, Log, LogError, LogReader, Member, NatsError, ReadServer, RepairRecord, RoleStatus, Server,
+    SnapshotServer, Start, StorerStatus, Topology, publish_progress, serve_status,
 };
 use fieldstream_shared::read::Progress;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,10 @@ pub struct StorerOptions {
     pub commit_floor: Duration,
     /// Copies, and care of the log.
     pub upkeep: UpkeepOptions,
+    /// Whether to start, too, when the log is damaged or another one than the file is of: the file is
+    /// then served as it is, because a repair goes on from it, and [`Storer::failed`] says what is
+    /// wrong at once. Default false: the start fails.
+    pub serve_damaged: bool,
     /// Where it reports what it finds.
     pub health: Health,
 }
@@ -63,6 +68,7 @@ impl StorerOptions {
             map_bytes: 1 << 40,
             commit_floor: Duration::from_millis(5),
             upkeep: UpkeepOptions::default(),
+            serve_damaged: false,
             health: Health::new(),
         }
     }
@@ -115,18 +121,22 @@ impl Storer {
         let consuming = Connection::connect(&options.nats, "fieldstream storer, log").await?;
         let connection = Connection::connect(&options.nats, "fieldstream storer, reads").await?;
         let topology = Topology::load(&connection).await?;
-        let store = Arc::new(open(&options, &topology).await?);
+        let Opened { store, mut damage, scope } = open(&options, &connection, &topology).await?;
+        let store = Arc::new(store);
         let mut lanes = Vec::new();
-        for (lane, checkpoint) in (0..).zip(store.checkpoints()) {
-            let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
-            let start = Start { sequence: checkpoint.events_sequence, hash };
-            lanes.push((lane, LogReader::open(&consuming, Log::Events, lane, start).await?));
+        if damage.is_none() {
+            match open_lanes(&consuming, &store).await {
+                Ok(opened) => lanes = opened,
+                Err(error) if options.serve_damaged => damage = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        let reads = ReadServer::subscribe(&connection).await?;
+        let (reads, own) =
+            (ReadServer::subscribe(&connection).await?, ReadServer::subscribe_own(&connection, store.storer()).await?);
 
         let (readers, services, abandon) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let (failed, failures) = mpsc::channel(lanes.len() + 2);
+        let (failed, failures) = mpsc::channel(usize::from(topology.lanes) + 4);
         let (arrived, arriving) = mpsc::channel(QUEUE_BATCHES);
         let stored = store.checkpoints().iter().map(|checkpoint| checkpoint.events_sequence).collect();
         let (durable_sender, durable) = watch::channel(stored);
@@ -134,10 +144,24 @@ impl Storer {
             .reporting_to(options.health.clone());
         let writer = spawn_writer(writer, failed.clone())?;
         let tasks = TaskTracker::new();
+        // A damaged log is neither purged nor copied over: a repair needs what is left of it.
+        let damaged = damage.is_some();
+        match damage {
+            // The file is served as it is; nothing more comes into it.
+            Some(error) => {
+                let _ = failed.try_send(error);
+            }
+            None => {
+                let watching = instructions::watch(consuming, store.clone(), failed.clone());
+                tasks.spawn(services.clone().run_until_cancelled_owned(watching));
+            }
+        }
         for (lane, reader) in lanes {
             tasks.spawn(read_lane(lane, reader, arrived.clone(), failed.clone(), readers.clone()));
         }
-        let announced = Announced { storer: store.storer(), log_id: topology.log_id };
+        drop(arrived);
+        let log_id = store.checkpoints().first().map_or(topology.log_id, |checkpoint| checkpoint.log_id);
+        let announced = Announced { storer: store.storer(), log_id };
         tasks.spawn(announce(connection.clone(), announced, durable.clone(), services.clone()));
         tasks.spawn(clear_stale_readers(store.clone(), services.clone()));
         let member = Member::new("storer", env!("CARGO_PKG_VERSION"), options.health.clone());
@@ -146,25 +170,21 @@ impl Storer {
         tasks.spawn(async move {
             let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
         });
-        let copies = options.upkeep.copies_directory.clone().unwrap_or_else(|| options.directory.join("copies"));
-        let upkeep = Upkeep {
-            connection: connection.clone(),
-            topology,
-            store: store.clone(),
-            copies: Copies::open(copies, options.file_mode)?,
-            database: Store::database_path(&options.directory),
-            options: options.upkeep.clone(),
-            health: options.health.clone(),
-        };
-        let snapshots = SnapshotServer::subscribe(&connection, store.storer()).await?;
-        tasks.spawn(upkeep::run(upkeep, snapshots, services.clone()));
-        let serving = reads::serve(reads, store.clone(), durable.clone(), services.clone());
-        tasks.spawn(async move {
-            if serving.await {
-                // If nobody listens the storer is being stopped.
-                let _ = failed.try_send(StorerError::Closed);
-            }
-        });
+        if !damaged {
+            let upkeep = upkeep_of(&options, &connection, topology, &store)?;
+            let snapshots = SnapshotServer::subscribe(&connection, store.storer()).await?;
+            tasks.spawn(upkeep::run(upkeep, snapshots, services.clone()));
+        }
+        for (server, scope) in [(reads, scope), (own, Scope::Checkpoint)] {
+            let serving = reads::serve(server, scope, store.clone(), durable.clone(), services.clone());
+            let failed = failed.clone();
+            tasks.spawn(async move {
+                if serving.await {
+                    // If nobody listens the storer is being stopped.
+                    let _ = failed.try_send(StorerError::Closed);
+                }
+            });
+        }
         tasks.close();
         let (directory, storer, health) = (options.directory, store.storer(), options.health);
         health.set_ready(true);
@@ -236,7 +256,14 @@ impl Drop for Storer {
     }
 }
 
-async fn open(options: &StorerOptions, topology: &Topology) -> Result<Store, StorerError> {
+/// The file, and what is wrong with its relation to the log.
+struct Opened {
+    store: Store,
+    damage: Option<StorerError>,
+    scope: Scope,
+}
+
+async fn open(options: &StorerOptions, connection: &Connection, topology: &Topology) -> Result<Opened, StorerError> {
     let store = StoreOptions {
         directory: options.directory.clone(),
         file_mode: options.file_mode,
@@ -244,8 +271,30 @@ async fn open(options: &StorerOptions, topology: &Topology) -> Result<Store, Sto
     };
     let identity =
         Identity { lanes: topology.lanes, log_id: topology.log_id, new_storer: rand::random(), now_us: now_us() };
-    let opened = tokio::task::spawn_blocking(move || Store::open(store, &identity)).await;
-    Ok(opened.map_err(|e| StorerError::WriterGone(e.to_string()))??)
+    let record = RepairRecord::load(connection).await?;
+    let serve_damaged = options.serve_damaged;
+    let opened = tokio::task::spawn_blocking(move || {
+        let belongs = record.as_ref().map_or(Belongs::ToLog, Belongs::ToLogOrRepaired);
+        match Store::open_as(store.clone(), &identity, belongs) {
+            Ok(store) => Ok(Opened { store, damage: None, scope: Scope::All }),
+            Err(error @ StoreError::Log { .. }) if serve_damaged => {
+                let store = Store::open_as(store, &identity, Belongs::Anywhere)?;
+                Ok(Opened { store, damage: Some(error.into()), scope: Scope::Checkpoint })
+            }
+            Err(error) => Err(error.into()),
+        }
+    });
+    opened.await.map_err(|e| StorerError::WriterGone(e.to_string()))?
+}
+
+async fn open_lanes(consuming: &Connection, store: &Store) -> Result<Vec<(u16, LogReader)>, StorerError> {
+    let mut lanes = Vec::new();
+    for (lane, checkpoint) in (0..).zip(store.checkpoints()) {
+        let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
+        let start = Start { sequence: checkpoint.events_sequence, hash };
+        lanes.push((lane, LogReader::open(consuming, Log::Events, lane, start).await?));
+    }
+    Ok(lanes)
 }
 
 /// A thread of its own, because commits wait for the disk. The handle ends when the thread does.
@@ -306,6 +355,24 @@ fn status(
         let storer = StorerStatus { storer, database, file_bytes, stored };
         RoleStatus { storer: Some(storer), ..member.status() }
     }
+}
+
+fn upkeep_of(
+    options: &StorerOptions,
+    connection: &Connection,
+    topology: Topology,
+    store: &Arc<Store>,
+) -> Result<Upkeep, StoreError> {
+    let copies = options.upkeep.copies_directory.clone().unwrap_or_else(|| options.directory.join("copies"));
+    Ok(Upkeep {
+        connection: connection.clone(),
+        topology,
+        store: store.clone(),
+        copies: Copies::open(copies, options.file_mode)?,
+        database: Store::database_path(&options.directory),
+        options: options.upkeep.clone(),
+        health: options.health.clone(),
+    })
 }
 
 struct Announced {

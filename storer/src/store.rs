@@ -11,17 +11,17 @@
 
 mod copies;
 mod error;
+mod identify;
 
 pub use copies::{Copies, CopyState, restore};
 pub use error::StoreError;
 
 use crate::projection::Writes;
-use crate::rows::{CheckpointRow, FORMAT_VERSION, FormatRow};
 use crate::tables::{ReadTables, TableError, Tables};
 use error::{explain, file_error};
-use fieldstream_shared::cursor::Cursors;
-use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::read::Checkpoint;
+pub use identify::Belongs;
+use identify::identify;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -70,6 +70,14 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it cannot be used, or belongs to another log.
     pub fn open(options: StoreOptions, identity: &Identity) -> Result<Store, StoreError> {
+        Store::open_as(options, identity, Belongs::ToLog)
+    }
+
+    /// Like [`Store::open`], for a file that may stand in another relation to the log.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be used.
+    pub fn open_as(options: StoreOptions, identity: &Identity, belongs: Belongs<'_>) -> Result<Store, StoreError> {
         make_directory(&options.directory)?;
         let lock = take_lock(&options.directory)?;
         let generation = current_generation(&options.directory)?;
@@ -84,7 +92,7 @@ impl Store {
         if stale > 0 {
             tracing::info!(stale, "reader slots of ended processes were freed");
         }
-        let (storer, checkpoints) = identify(&tables, &options, &generation, identity)?;
+        let (storer, checkpoints) = identify(&tables, &options, &generation, identity, belongs)?;
         sync_directory(&generation)?;
         sync_directory(&options.directory.join(GENERATIONS))?;
         link(&options.directory, &generation)?;
@@ -249,45 +257,6 @@ fn link(directory: &Path, generation: &Path) -> Result<(), StoreError> {
     std::os::unix::fs::symlink(target, &new).map_err(|e| file_error("make the link", &new, e))?;
     fs::rename(&new, &link).map_err(|e| file_error("switch the link", &link, e))?;
     sync_directory(directory)
-}
-
-/// Checks that the file belongs to this log, or makes a new one belong to it.
-fn identify(
-    tables: &Tables,
-    options: &StoreOptions,
-    generation: &Path,
-    identity: &Identity,
-) -> Result<(u64, Vec<Checkpoint>), StoreError> {
-    let fail = |error| explain(error, options, generation);
-    let found = tables.read().and_then(|read| read.format()).map_err(fail)?;
-    let format = match found {
-        Some(format) => format,
-        None => create(tables, identity).map_err(fail)?,
-    };
-    let path = || generation.to_owned();
-    if format.lanes != identity.lanes {
-        return Err(StoreError::Lanes { path: path(), found: format.lanes, wanted: identity.lanes });
-    }
-    let read = tables.read().map_err(fail)?;
-    let mut checkpoints = Vec::new();
-    for lane in 0..format.lanes {
-        let missing = TableError::Row { database: "meta", error: DecodeError::Expected("a checkpoint of each lane") };
-        let row = read.checkpoint(lane).map_err(fail)?.ok_or_else(|| fail(missing))?;
-        if row.checkpoint.log_id != identity.log_id {
-            return Err(StoreError::Log { path: path(), found: row.checkpoint.log_id, wanted: identity.log_id });
-        }
-        checkpoints.push(row.checkpoint);
-    }
-    Ok((format.storer, checkpoints))
-}
-
-fn create(tables: &Tables, identity: &Identity) -> Result<FormatRow, TableError> {
-    let Identity { lanes, log_id, new_storer, now_us } = *identity;
-    let format = FormatRow { version: FORMAT_VERSION, lanes, storer: new_storer, created_at_us: now_us };
-    let checkpoint = Checkpoint { log_id, lanes, events_sequence: 0, events_hash: 0, cursors: Cursors::default() };
-    let row = CheckpointRow { checkpoint, instructions_sequence: 0, instructions_hash: None, committed_at_us: now_us };
-    tables.initialise(&format, &vec![row; usize::from(lanes)])?;
-    Ok(format)
 }
 
 #[cfg(test)]

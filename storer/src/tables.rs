@@ -215,6 +215,16 @@ impl Tables {
         Ok(txn.commit()?)
     }
 
+    /// Replaces checkpoints, in one transaction.
+    pub(crate) fn put_checkpoints(&self, rows: &[(u16, PartitionSet, CheckpointRow)]) -> Result<(), TableError> {
+        let mut txn = self.env.write_txn()?;
+        let mut value = Vec::new();
+        for (lane, partitions, row) in rows {
+            self.put_checkpoint(&mut txn, *lane, partitions, row, &mut value)?;
+        }
+        Ok(txn.commit()?)
+    }
+
     fn put_checkpoint(
         &self,
         txn: &mut RwTxn<'_>,

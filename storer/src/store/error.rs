@@ -119,6 +119,19 @@ pub enum StoreError {
         /// The generation's directory.
         path: PathBuf,
     },
+    /// The log was repaired, but not from the state this file holds.
+    #[error(
+        "the log was repaired from the file of storer {storer:016x}, and {path} does not hold the same state; make \
+         {directory} anew from that storer's file"
+    )]
+    Stale {
+        /// The generation's directory.
+        path: PathBuf,
+        /// The storer's directory.
+        directory: PathBuf,
+        /// The storer whose file the log goes on from.
+        storer: u64,
+    },
     /// A file operation.
     #[error("cannot {action} {path}: {source}")]
     File {

@@ -1,4 +1,5 @@
 use super::*;
+use fieldstream_nats::RepairRecord;
 
 fn options(directory: &Path) -> StoreOptions {
     StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 1 << 20 }
@@ -110,4 +111,56 @@ fn the_link_is_not_touched_when_it_points_elsewhere() {
     let store = Store::open(options(directory.path()), &Identity { new_storer: 1, ..IDENTITY }).unwrap();
     assert_eq!(store.storer(), 5);
     assert!(!directory.path().join("generations/1").exists());
+}
+
+#[test]
+fn a_file_goes_on_with_the_log_that_was_repaired_from_its_state_and_no_other() {
+    use fieldstream_nats::{RepairState, RepairedLane};
+    use fieldstream_shared::partition::Partition;
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(options(directory.path()), &IDENTITY).unwrap());
+    let lane = |first| RepairedLane {
+        events_sequence: 0,
+        events_hash: 0,
+        instructions_from: 1,
+        events_first: first,
+        instructions_first: first + 1,
+    };
+    let record = RepairRecord {
+        state: RepairState::Done,
+        from_log_id: 0xabc,
+        to_log_id: 0xdef,
+        storer: 5,
+        begun_us: 0,
+        lanes: vec![lane(1_000), lane(2_000)],
+        losses: vec![],
+    };
+    let repaired = Identity { log_id: 0xdef, ..IDENTITY };
+    let open = |record: &RepairRecord, identity: &Identity| {
+        Store::open_as(options(directory.path()), identity, Belongs::ToLogOrRepaired(record))
+    };
+    let other_state =
+        RepairRecord { lanes: vec![RepairedLane { events_sequence: 7, ..lane(1_000) }, lane(2_000)], ..record.clone() };
+    let stale = open(&other_state, &repaired).err().unwrap();
+    assert!(matches!(stale, StoreError::Stale { storer: 5, .. }), "{stale}");
+    let unrelated = open(&RepairRecord { from_log_id: 1, ..record.clone() }, &repaired).err().unwrap();
+    assert!(matches!(unrelated, StoreError::Log { found: 0xabc, wanted: 0xdef, .. }), "{unrelated}");
+    let later = open(&record, &Identity { log_id: 0x123, ..IDENTITY }).err().unwrap();
+    assert!(matches!(later, StoreError::Log { .. }), "a record of another repair says nothing: {later}");
+    let any = Store::open_as(options(directory.path()), &repaired, Belongs::Anywhere).unwrap();
+    assert_eq!(any.checkpoints()[0].log_id, 0xabc, "only looked at");
+    drop(any);
+
+    let adopted = open(&record, &repaired).unwrap();
+    let positions: Vec<(u64, u64, u64)> = adopted
+        .checkpoints()
+        .iter()
+        .zip([Partition(0), Partition(1)])
+        .map(|(c, p)| (c.log_id, c.events_sequence, c.cursors.get(p).position.sequence))
+        .collect();
+    assert_eq!(positions, [(0xdef, 999, 1_001), (0xdef, 1_999, 2_001)]);
+    drop(adopted);
+    let again = Store::open(options(directory.path()), &repaired).unwrap();
+    assert_eq!(again.checkpoints()[1].events_sequence, 1_999, "it was written");
+    assert_eq!(again.storer(), 5);
 }
