@@ -39,12 +39,23 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// What to do about it.
     pub(crate) help: Option<String>,
+    /// Whether it lies in the log, so that the role may go on later.
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// What is wrong with the log, from a role's point of view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It was purged or moved ahead of where the role was: starting again is enough.
+    Outrun,
+    /// It is damaged: the role can start again once it is repaired.
+    Damaged,
 }
 
 impl Failure {
     /// A failure with a code.
     pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Failure {
-        Failure { exit: Some(exit), message: message.to_string(), help: None }
+        Failure { exit: Some(exit), message: message.to_string(), help: None, trouble: None }
     }
 
     /// Exit code 1.
@@ -59,7 +70,7 @@ impl Failure {
 
     /// The reader of stdout has what it wanted (`… | head`): not an error.
     pub(crate) fn pipe_closed() -> Failure {
-        Failure { exit: None, message: String::new(), help: None }
+        Failure { exit: None, message: String::new(), help: None, trouble: None }
     }
 
     /// What went wrong stands on stdout already.

@@ -36,11 +36,13 @@ mod logging;
 mod nats;
 mod operator;
 mod output;
+mod repair;
 mod replay;
 mod roles;
 mod signals;
 mod status;
 mod storers;
+mod supervise;
 mod up;
 mod version;
 
@@ -126,6 +128,10 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
         Command::Status(args) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
             block_on(status::run(args, cli.config.clone()))
+        }
+        Command::Repair(args) => {
+            logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
+            block_on(repair::run(args, cli.config.clone()))
         }
         Command::DeadLetters(command) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");

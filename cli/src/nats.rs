@@ -1,11 +1,11 @@
 //! Where NATS is, out of the configuration, and what to say when it is not there.
 
 use crate::config::Settings;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, Trouble};
 use fieldstream_gateway::GatewayError;
-use fieldstream_nats::{Connection, Credentials, NatsError, Server, Topology, TopologyOptions};
+use fieldstream_nats::{Connection, Credentials, LogError, NatsError, Server, Topology, TopologyOptions};
 use fieldstream_processor::ProcessorError;
-use fieldstream_storer::StorerError;
+use fieldstream_storer::{StoreError, StorerError};
 
 /// The server that the configuration names.
 ///
@@ -110,11 +110,30 @@ fn split(exit: Exit, message: &str) -> Failure {
     }
 }
 
+fn in_log(error: &LogError, message: &str) -> Failure {
+    match error {
+        LogError::Outrun { .. } => Failure { trouble: Some(Trouble::Outrun), ..split(Exit::Failed, message) },
+        LogError::Hole { .. } | LogError::Diverged { .. } => damaged(message),
+    }
+}
+
+fn damaged(message: &str) -> Failure {
+    let what = message.rsplit_once("; ").map_or(message, |(what, _)| what);
+    Failure { trouble: Some(Trouble::Damaged), ..Failure::failed(what).help(MEND) }
+}
+
+/// What mends a damaged log.
+pub(crate) const MEND: &str = "`fieldstream repair --check` says what is wrong, `fieldstream repair` mends it";
+
 /// Why a gateway does not run.
 pub(crate) fn gateway_failure(error: &GatewayError) -> Failure {
     match error {
         GatewayError::Nats(error) => nats_failure(error),
         GatewayError::Certificate { .. } => split(Exit::Configuration, &error.to_string()),
+        GatewayError::Log(log) => in_log(log, &error.to_string()),
+        GatewayError::WentBackwards { .. } | GatewayError::Undecodable { .. } | GatewayError::OtherLog { .. } => {
+            damaged(&error.to_string())
+        }
         error => split(Exit::Failed, &error.to_string()),
     }
 }
@@ -123,6 +142,8 @@ pub(crate) fn gateway_failure(error: &GatewayError) -> Failure {
 pub(crate) fn processor_failure(error: &ProcessorError) -> Failure {
     match error {
         ProcessorError::Nats(error) => nats_failure(error),
+        ProcessorError::Log(log) => in_log(log, &error.to_string()),
+        ProcessorError::Lane(_) | ProcessorError::OtherLog { .. } => damaged(&error.to_string()),
         error => split(Exit::Failed, &error.to_string()),
     }
 }
@@ -131,6 +152,11 @@ pub(crate) fn processor_failure(error: &ProcessorError) -> Failure {
 pub(crate) fn storer_failure(error: &StorerError) -> Failure {
     match error {
         StorerError::Nats(error) => nats_failure(error),
+        // A storer that the log ran away from needs a copy; starting again does not help.
+        StorerError::Log(LogError::Outrun { .. }) => split(Exit::Failed, &error.to_string()),
+        StorerError::Log(_) | StorerError::Projection(_) | StorerError::Store(StoreError::Log { .. }) => {
+            damaged(&error.to_string())
+        }
         error => split(Exit::Failed, &error.to_string()),
     }
 }

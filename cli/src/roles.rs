@@ -6,6 +6,7 @@ use crate::exit::{Exit, Failure};
 use crate::nats::{self, gateway_failure, processor_failure, storer_failure};
 use crate::output;
 use crate::signals::Signals;
+use crate::supervise;
 use fieldstream_gateway::{Gateway, GatewayLimits, GatewayOptions, TlsOptions, TokenPolicy};
 use fieldstream_nats::{Health, Server};
 use fieldstream_processor::{Ownership, Processor, ProcessorOptions};
@@ -130,24 +131,42 @@ pub(crate) async fn gateway(settings: &Settings, create_streams: bool, begun: In
         eprintln!("note: without --cert and --key there is no TLS and no QUIC");
     }
     let options = gateway_options(settings, server.clone(), &files)?;
-    let admin = Admin::start(settings.admin, vec![("gateway", options.health.clone())]).await?;
-    let start = async {
-        nats::topology(&server, settings, create_streams).await?;
-        Gateway::start(options).await.map_err(|error| gateway_failure(&error))
-    };
-    let Some(mut gateway) = unless_stopped(&mut signals, start).await? else { return Ok(()) };
-    let addresses = gateway.addresses();
-    for (scheme, address) in [("tcp", addresses.tcp), ("tls", addresses.tls), ("quic", addresses.quic)] {
-        if let Some(address) = address {
-            output::line(&format!("{scheme}://{address}"))?;
+    let health = options.health.clone();
+    let admin = Admin::start(settings.admin, vec![("gateway", health.clone())]).await?;
+    loop {
+        let mut log_id = 0;
+        let start = async {
+            log_id = nats::topology(&server, settings, create_streams).await?.log_id;
+            Gateway::start(options.clone()).await.map_err(|error| gateway_failure(&error))
+        };
+        let failure = match unless_stopped(&mut signals, start).await {
+            Ok(None) => return Ok(()),
+            Err(failure) => failure,
+            Ok(Some(mut gateway)) => {
+                let addresses = gateway.addresses();
+                for (scheme, address) in [("tcp", addresses.tcp), ("tls", addresses.tls), ("quic", addresses.quic)] {
+                    if let Some(address) = address {
+                        output::line(&format!("{scheme}://{address}"))?;
+                    }
+                }
+                ready(begun, admin.as_ref())?;
+                let failure = tokio::select! {
+                    _ = signals.next() => None,
+                    error = gateway.failed() => Some(gateway_failure(&error)),
+                };
+                match failure {
+                    Some(failure) if failure.trouble.is_some() => {
+                        gateway.stop(supervise::STOP).await;
+                        failure
+                    }
+                    other => return finish(signals, settings, other, |drain| gateway.stop(drain)).await,
+                }
+            }
+        };
+        if hold(&mut signals, &server, log_id, &health, failure).await?.is_stopped() {
+            return Ok(());
         }
     }
-    ready(begun, admin.as_ref())?;
-    let failure = tokio::select! {
-        _ = signals.next() => None,
-        error = gateway.failed() => Some(gateway_failure(&error)),
-    };
-    finish(signals, settings, failure, |drain| gateway.stop(drain)).await
 }
 
 /// `fieldstream processor`.
@@ -160,20 +179,42 @@ pub(crate) async fn processor(
     let mut signals = Signals::catch()?;
     let server = nats::server(settings)?;
     let options = processor_options(settings, server.clone(), registry);
-    let admin = Admin::start(settings.admin, vec![("processor", options.health.clone())]).await?;
-    let start = async {
-        nats::topology(&server, settings, create_streams).await?;
-        Processor::start(options).await.map_err(|error| processor_failure(&error))
-    };
-    let Some(mut processor) = unless_stopped(&mut signals, start).await? else { return Ok(()) };
-    let shared = if settings.processor.ownership == Ownership::Shared { "; shared with others that come" } else { "" };
-    output::line(&format!("processor of {} partitions{shared}", processor.owned().len()))?;
-    ready(begun, admin.as_ref())?;
-    let failure = tokio::select! {
-        _ = signals.next() => None,
-        error = processor.failed() => Some(processor_failure(&error)),
-    };
-    finish(signals, settings, failure, |drain| processor.stop(drain)).await
+    let health = options.health.clone();
+    let admin = Admin::start(settings.admin, vec![("processor", health.clone())]).await?;
+    loop {
+        let mut log_id = 0;
+        let start = async {
+            log_id = nats::topology(&server, settings, create_streams).await?.log_id;
+            Processor::start(options.clone()).await.map_err(|error| processor_failure(&error))
+        };
+        let failure = match unless_stopped(&mut signals, start).await {
+            Ok(None) => return Ok(()),
+            Err(failure) => failure,
+            Ok(Some(mut processor)) => {
+                let shared = if settings.processor.ownership == Ownership::Shared {
+                    "; shared with others that come"
+                } else {
+                    ""
+                };
+                output::line(&format!("processor of {} partitions{shared}", processor.owned().len()))?;
+                ready(begun, admin.as_ref())?;
+                let failure = tokio::select! {
+                    _ = signals.next() => None,
+                    error = processor.failed() => Some(processor_failure(&error)),
+                };
+                match failure {
+                    Some(failure) if failure.trouble.is_some() => {
+                        processor.stop(supervise::STOP).await;
+                        failure
+                    }
+                    other => return finish(signals, settings, other, |drain| processor.stop(drain)).await,
+                }
+            }
+        };
+        if hold(&mut signals, &server, log_id, &health, failure).await?.is_stopped() {
+            return Ok(());
+        }
+    }
 }
 
 /// `fieldstream storer`.
@@ -189,19 +230,90 @@ pub(crate) async fn storer(settings: &Settings, create_streams: bool, begun: Ins
         .canonicalize()
         .map_err(|error| Failure::failed(format_args!("cannot use the folder {}: {error}", directory.display())))?;
     let options = storer_options(settings, server.clone(), &directory);
-    let admin = Admin::start(settings.admin, vec![("storer", options.health.clone())]).await?;
-    let start = async {
-        nats::topology(&server, settings, create_streams).await?;
-        Storer::start(options).await.map_err(|error| storer_failure(&error))
+    let health = options.health.clone();
+    let admin = Admin::start(settings.admin, vec![("storer", health.clone())]).await?;
+    loop {
+        let mut log_id = 0;
+        let start = async {
+            log_id = nats::topology(&server, settings, create_streams).await?.log_id;
+            Storer::start(options.clone()).await.map_err(|error| storer_failure(&error))
+        };
+        let failure = match unless_stopped(&mut signals, start).await {
+            Ok(None) => return Ok(()),
+            Err(failure) => failure,
+            Ok(Some(mut storer)) => {
+                output::line(&storer.database_path().display().to_string())?;
+                ready(begun, admin.as_ref())?;
+                let failure = tokio::select! {
+                    _ = signals.next() => None,
+                    error = storer.failed() => Some(storer_failure(&error)),
+                };
+                match failure {
+                    Some(failure) if failure.trouble.is_some() => {
+                        storer.stop(supervise::STOP).await;
+                        failure
+                    }
+                    other => return finish(signals, settings, other, |drain| storer.stop(drain)).await,
+                }
+            }
+        };
+        // A repair goes on from the file: it is served meanwhile.
+        let serving = match failure.trouble {
+            Some(_) => serve_damaged(options.clone()).await,
+            None => None,
+        };
+        let held = hold(&mut signals, &server, log_id, &health, failure).await;
+        if let Some(storer) = serving {
+            storer.stop(supervise::STOP).await;
+        }
+        if held?.is_stopped() {
+            return Ok(());
+        }
+    }
+}
+
+/// Serves the file of a storer whose log is damaged, as far as that is possible.
+pub(crate) async fn serve_damaged(options: StorerOptions) -> Option<Storer> {
+    match Storer::start(StorerOptions { serve_damaged: true, ..options }).await {
+        Ok(storer) => Some(storer),
+        Err(error) => {
+            tracing::error!(%error, "the file cannot be served for a repair");
+            None
+        }
+    }
+}
+
+/// How waiting for a repair ended.
+enum Held {
+    Mended,
+    Stopped,
+}
+
+impl Held {
+    fn is_stopped(&self) -> bool {
+        matches!(self, Held::Stopped)
+    }
+}
+
+/// Waits, not ready, until a log that is damaged is repaired, or until a signal.
+///
+/// # Errors
+/// The failure, if it is of another kind.
+async fn hold(
+    signals: &mut Signals,
+    server: &Server,
+    log_id: u64,
+    health: &Health,
+    failure: Failure,
+) -> Result<Held, Failure> {
+    let Some(trouble) = failure.trouble else { return Err(failure) };
+    supervise::raise(health, &failure);
+    let held = tokio::select! {
+        () = supervise::until_mended(server, log_id, trouble) => Held::Mended,
+        _ = signals.next() => Held::Stopped,
     };
-    let Some(mut storer) = unless_stopped(&mut signals, start).await? else { return Ok(()) };
-    output::line(&storer.database_path().display().to_string())?;
-    ready(begun, admin.as_ref())?;
-    let failure = tokio::select! {
-        _ = signals.next() => None,
-        error = storer.failed() => Some(storer_failure(&error)),
-    };
-    finish(signals, settings, failure, |drain| storer.stop(drain)).await
+    supervise::clear(health);
+    Ok(held)
 }
 
 /// Starts something, unless a signal comes first.

@@ -6,6 +6,7 @@ mod tests;
 
 use crate::dead_letters::DeadLettersCommand;
 use crate::init::InitArgs;
+use crate::repair::RepairArgs;
 use crate::status::StatusArgs;
 use crate::storers::StorerCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Say who is there, who owns what, how far everybody is, and what is wrong
     Status(StatusArgs),
+    /// Look whether the log is whole, and mend it from the storers' files if it is not
+    Repair(RepairArgs),
     /// Look at what could not be carried out because of itself, and try again
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),

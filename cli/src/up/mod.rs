@@ -10,23 +10,26 @@ mod lock;
 use crate::admin::Admin;
 use crate::args::hosts_of;
 use crate::config::{Profile, Settings};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, Trouble};
 use crate::init::{TlsFiles, create_directory, ensure_tls, ensure_tokens};
 use crate::nats::{gateway_failure, nats_failure, processor_failure, storer_failure, url_with_login};
 use crate::operator::READY_FILE;
 use crate::output;
+use crate::repair;
 use crate::roles::{self, GatewayFiles};
 use crate::signals::Signals;
+use crate::supervise;
 use addresses::Overview;
 use demo::Demo;
 use fieldstream_client::ClientOptions;
-use fieldstream_gateway::Gateway;
+use fieldstream_gateway::{Addresses, Gateway};
 use fieldstream_nats::{
-    ChildError, ChildOptions, Connection, Health, NatsChild, NatsError, Topology, TopologyOptions, child::disk_bytes,
+    ChildError, ChildOptions, Connection, Health, NatsChild, NatsError, Server, Topology, TopologyOptions,
+    child::disk_bytes,
 };
 use fieldstream_processor::Processor;
 use fieldstream_shared::registry::Registry;
-use fieldstream_storer::Storer;
+use fieldstream_storer::{Storer, StorerOptions};
 use lock::DirectoryLock;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -48,6 +51,30 @@ struct Running {
     gateway: Option<Gateway>,
     demo: Option<Demo>,
     admin: Option<Admin>,
+    site: Option<Site>,
+}
+
+/// What the roles of one `up` are started with, once and again.
+struct Site {
+    /// With the addresses that were taken, so that clients find the gateway again.
+    settings: Settings,
+    server: Server,
+    registry: Registry,
+    /// The storer's.
+    directory: PathBuf,
+    data: PathBuf,
+    files: GatewayFiles,
+    /// Of gateway, processor, storer.
+    healths: [Health; 3],
+    log_id: u64,
+}
+
+impl Site {
+    fn storer_options(&self) -> StorerOptions {
+        let mut options = roles::storer_options(&self.settings, self.server.clone(), &self.directory);
+        options.health = self.healths[2].clone();
+        options
+    }
 }
 
 /// `fieldstream up`.
@@ -73,7 +100,7 @@ pub(crate) async fn run(settings: &Settings, registry: Registry, begun: Instant)
     let failure = match outcome {
         Ok(true) => tokio::select! {
             _ = signals.next() => None,
-            failure = running.failed() => Some(failure),
+            failure = keep_running(&mut running) => Some(failure),
         },
         Ok(false) => None,
         Err(failure) => Some(failure),
@@ -109,8 +136,7 @@ async fn start(
 ) -> Result<bool, Failure> {
     let files = files(settings, data)?;
     let healths = [(); 3].map(|()| Health::new());
-    let [gateway_health, processor_health, storer_health] = healths.clone();
-    let roles: Vec<_> = ["gateway", "processor", "storer"].into_iter().zip(healths).collect();
+    let roles: Vec<_> = ["gateway", "processor", "storer"].into_iter().zip(healths.clone()).collect();
     running.admin = Admin::start(settings.admin, roles).await?;
     let binary = binary::find(settings.up.nats_server.as_deref())?;
     let profile = match settings.up.profile {
@@ -124,21 +150,19 @@ async fn start(
     let topology = topology(settings, &server, data).await?;
 
     let directory = settings.storer.directory.clone().unwrap_or_else(|| data.join("storer"));
-    let directory = data_directory(&directory)?;
-    let mut options = roles::storer_options(settings, server.clone(), &directory);
-    options.health = storer_health;
-    let storer = Storer::start(options).await;
-    let storer = running.storer.insert(storer.map_err(|error| storer_failure(&error))?);
-    let database = storer.database_path();
-    let mut options = roles::processor_options(settings, server.clone(), registry);
-    options.health = processor_health;
-    let processor = Processor::start(options).await;
-    running.processor = Some(processor.map_err(|error| processor_failure(&error))?);
-    let mut options = roles::gateway_options(settings, server.clone(), &files.gateway)?;
-    options.health = gateway_health;
-    let gateway = Gateway::start(options).await.map_err(|error| gateway_failure(&error))?;
-    let addresses = gateway.addresses();
-    running.gateway = Some(gateway);
+    let site = Site {
+        settings: settings.clone(),
+        server: server.clone(),
+        registry,
+        directory: data_directory(&directory)?,
+        data: data.to_owned(),
+        files: files.gateway.clone(),
+        healths,
+        log_id: topology.log_id,
+    };
+    running.site = Some(site);
+    running.start_roles_or_wait().await?;
+    let Some((addresses, database)) = running.addresses() else { return Ok(false) };
 
     let overview = Overview {
         data: data.to_owned(),
@@ -213,6 +237,16 @@ async fn topology(settings: &Settings, server: &fieldstream_nats::Server, data: 
     Topology::create(&connection, &options).await.map_err(|error: NatsError| nats_failure(&error))
 }
 
+/// Repairs the log, and says what was lost.
+async fn repair_now(server: &Server) -> Result<(), Failure> {
+    let connection = Connection::connect(server, "fieldstream repair").await.map_err(|error| nats_failure(&error))?;
+    let record = repair::repair(&connection).await?;
+    for line in repair::told(&record).lines() {
+        tracing::warn!("{line}");
+    }
+    Ok(())
+}
+
 fn child_failure(error: &ChildError) -> Failure {
     let failure = Failure::new(Exit::Unavailable, error);
     match error {
@@ -241,7 +275,103 @@ fn first_token(file: &Path) -> Option<String> {
     Some(table.get("token")?.as_array()?.first()?.get("token")?.as_str()?.to_owned())
 }
 
+/// Until something happens after which all must end. Roles that find the log damaged, or that it ran
+/// away from, are started again when that is over.
+async fn keep_running(running: &mut Running) -> Failure {
+    loop {
+        let failure = running.failed().await;
+        let Some(trouble) = failure.trouble else { return failure };
+        running.stop_roles(supervise::STOP).await;
+        running.wait_for_repair(&failure, trouble).await;
+        if let Err(failure) = running.start_roles_or_wait().await {
+            return failure;
+        }
+    }
+}
+
 impl Running {
+    /// Starts the roles; while the log is damaged, waits.
+    async fn start_roles_or_wait(&mut self) -> Result<(), Failure> {
+        loop {
+            let Err(failure) = self.start_roles().await else { return Ok(()) };
+            let Some(trouble) = failure.trouble else { return Err(failure) };
+            self.stop_roles(supervise::STOP).await;
+            self.wait_for_repair(&failure, trouble).await;
+        }
+    }
+
+    async fn start_roles(&mut self) -> Result<(), Failure> {
+        let Some(site) = &mut self.site else { return Ok(()) };
+        let storer = Storer::start(site.storer_options()).await;
+        self.storer = Some(storer.map_err(|error| storer_failure(&error))?);
+        let mut options = roles::processor_options(&site.settings, site.server.clone(), site.registry.clone());
+        options.health = site.healths[1].clone();
+        let processor = Processor::start(options).await;
+        self.processor = Some(processor.map_err(|error| processor_failure(&error))?);
+        let mut options = roles::gateway_options(&site.settings, site.server.clone(), &site.files)?;
+        options.health = site.healths[0].clone();
+        let gateway = Gateway::start(options).await.map_err(|error| gateway_failure(&error))?;
+        let addresses = gateway.addresses();
+        site.settings.gateway.tcp = addresses.tcp;
+        site.settings.gateway.listen = addresses.tls.unwrap_or(site.settings.gateway.listen);
+        self.gateway = Some(gateway);
+        Ok(())
+    }
+
+    fn addresses(&self) -> Option<(Addresses, PathBuf)> {
+        Some((self.gateway.as_ref()?.addresses(), self.storer.as_ref()?.database_path()))
+    }
+
+    /// Says what is wrong with the log, serves the storer's file for a repair, and waits for it. In
+    /// the profile `fast`, where a power cut may cut the log, it is repaired at once.
+    async fn wait_for_repair(&mut self, failure: &Failure, trouble: Trouble) {
+        let Some(site) = &mut self.site else { return };
+        site.healths.iter().for_each(|health| supervise::raise(health, failure));
+        let ready_file = site.data.join(READY_FILE);
+        if !ready_file.exists() {
+            let content = serde_json::json!({ "nats": url_with_login(&site.server), "pid": std::process::id() });
+            if let Err(failure) = addresses::write_ready_file(&ready_file, &content) {
+                tracing::warn!(message = failure.message, "commands need --nats");
+            }
+        }
+        let storer = match trouble {
+            Trouble::Damaged => roles::serve_damaged(site.storer_options()).await,
+            Trouble::Outrun => None,
+        };
+        let repairs = site.settings.up.profile == Profile::Fast && trouble == Trouble::Damaged;
+        let repairing = async {
+            if repairs && let Err(failure) = repair_now(&site.server).await {
+                tracing::error!(
+                    message = failure.message,
+                    "the log could not be repaired by itself; `fieldstream repair`"
+                );
+            }
+        };
+        tokio::join!(repairing, supervise::until_mended(&site.server, site.log_id, trouble));
+        if let Some(storer) = storer {
+            storer.stop(supervise::STOP).await;
+        }
+        if let Ok(connection) = Connection::connect(&site.server, "fieldstream up").await
+            && let Ok(topology) = Topology::load(&connection).await
+        {
+            site.log_id = topology.log_id;
+        }
+        site.healths.iter().for_each(supervise::clear);
+    }
+
+    /// Stops the roles, but neither NATS nor the admin endpoint.
+    async fn stop_roles(&mut self, drain: Duration) {
+        if let Some(gateway) = self.gateway.take() {
+            gateway.stop(drain).await;
+        }
+        if let Some(processor) = self.processor.take() {
+            processor.stop(drain).await;
+        }
+        if let Some(storer) = self.storer.take() {
+            storer.stop(drain).await;
+        }
+    }
+
     /// Resolves when a role cannot go on.
     async fn failed(&mut self) -> Failure {
         let (gateway, processor, storer) = (&mut self.gateway, &mut self.processor, &mut self.storer);
@@ -276,17 +406,9 @@ impl Running {
 
     /// Stops everything in the order in which work flows: no new instructions, then apply what is
     /// logged, then store what is applied, then the log itself.
-    async fn stop(self, drain: Duration) {
-        drop(self.demo);
-        if let Some(gateway) = self.gateway {
-            gateway.stop(drain).await;
-        }
-        if let Some(processor) = self.processor {
-            processor.stop(drain).await;
-        }
-        if let Some(storer) = self.storer {
-            storer.stop(drain).await;
-        }
+    async fn stop(mut self, drain: Duration) {
+        drop(self.demo.take());
+        self.stop_roles(drain).await;
         if let Some(nats) = self.nats {
             nats.stop().await;
         }
