@@ -109,7 +109,14 @@ impl ReadClient {
         let reply = format!("{}.{id}", self.inbox);
         let sent = self.connection.client.publish_with_reply(subject, reply, request.encode().into()).await;
         sent.map_err(|_| ReadError::NoStorer)?;
-        match tokio::time::timeout(timeout, answered).await {
+        let mut connection = self.connection.clone();
+        connection.forget_reconnects();
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(timeout, answered) => answered,
+            // The answer went with the old connection; waiting on would be in vain.
+            () = connection.reconnected() => return Err(ReadError::NoStorer),
+        };
+        match answered {
             Err(_) => Err(ReadError::TimedOut(timeout)),
             Ok(Err(_)) => Err(ReadError::NoStorer),
             Ok(Ok(bytes)) => Ok(Answer::decode(&bytes?)?),

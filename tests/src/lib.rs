@@ -5,6 +5,7 @@
 //! there says so and is skipped; see [`tool`] and [`data`].
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod faults;
 pub mod logs;
 pub mod sim;
 

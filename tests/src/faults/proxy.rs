@@ -1,0 +1,157 @@
+//! A TCP proxy in front of NATS that can cut connections, stop forwarding, and swallow
+//! acknowledgements of publishes.
+
+use bytes::BytesMut;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What the proxy does at present. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    state: Arc<State>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+#[derive(Debug)]
+struct State {
+    frozen: watch::Sender<bool>,
+    cuts: watch::Sender<u64>,
+    swallowing: AtomicBool,
+    swallowed: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Proxy {
+    /// Begins to forward to an address.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub async fn start(upstream: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(State {
+            frozen: watch::Sender::new(false),
+            cuts: watch::Sender::new(0),
+            swallowing: AtomicBool::new(false),
+            swallowed: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        });
+        let shared = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(forward(client, upstream, Arc::clone(&shared)));
+            }
+        });
+        Proxy { state, address }
+    }
+
+    /// Cuts all connections; gives back how many there were.
+    pub fn cut(&self) -> u64 {
+        self.state.cuts.send_modify(|cuts| *cuts += 1);
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Stops or resumes forwarding, in both directions; connections stay open.
+    pub fn freeze(&self, frozen: bool) {
+        self.state.frozen.send_replace(frozen);
+    }
+
+    /// Begins or ends swallowing every other acknowledgement of a publish.
+    pub fn swallow(&self, swallowing: bool) {
+        self.state.swallowing.store(swallowing, Ordering::SeqCst);
+    }
+
+    /// Acknowledgements swallowed so far.
+    pub fn swallowed(&self) -> u64 {
+        self.state.swallowed.load(Ordering::SeqCst)
+    }
+}
+
+async fn forward(client: TcpStream, upstream: SocketAddr, state: Arc<State>) {
+    let mut cuts = state.cuts.subscribe();
+    let Ok(server) = TcpStream::connect(upstream).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    state.connections.fetch_add(1, Ordering::SeqCst);
+    tokio::select! {
+        () = pass(from_client, to_server, &state) => {}
+        () = pass_answers(from_server, to_client, &state) => {}
+        _ = cuts.changed() => {}
+    }
+    state.connections.fetch_sub(1, Ordering::SeqCst);
+}
+
+async fn thawed(state: &State) {
+    let _ = state.frozen.subscribe().wait_for(|frozen| !frozen).await;
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        thawed(state).await;
+        if to.write_all(&buffer[..n]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes on what the server says, message by message, but for acknowledgements to be swallowed.
+async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+    let mut buffer = BytesMut::with_capacity(64 << 10);
+    while let Ok(1..) = from.read_buf(&mut buffer).await {
+        thawed(state).await;
+        while let Some(length) = frame_length(&buffer) {
+            let frame = buffer.split_to(length);
+            if state.swallowing.load(Ordering::SeqCst) && is_publish_ack(&frame) {
+                // Every other one, so that publishers get on.
+                if state.swallowed.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                    continue;
+                }
+            }
+            if to.write_all(&frame).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Length of the first protocol line with its payload, if all of it is there.
+fn frame_length(buffer: &[u8]) -> Option<usize> {
+    let line = buffer.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let text = std::str::from_utf8(&buffer[..line - 2]).unwrap_or_default();
+    let has_payload = text.starts_with("MSG ") || text.starts_with("HMSG ");
+    let payload = match text.rsplit(' ').next().and_then(|bytes| bytes.parse::<usize>().ok()) {
+        Some(bytes) if has_payload => bytes + 2,
+        _ => 0,
+    };
+    (buffer.len() >= line + payload).then_some(line + payload)
+}
+
+fn is_publish_ack(frame: &[u8]) -> bool {
+    let Some(line) = frame.windows(2).position(|pair| pair == b"\r\n") else { return false };
+    let payload = &frame[line + 2..];
+    frame.starts_with(b"MSG ")
+        && (payload.starts_with(b"{\"stream\":\"INSTRUCTIONS_") || payload.starts_with(b"{\"stream\":\"EVENTS_"))
+        && payload.windows(6).any(|part| part == b"\"seq\":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_told_apart() {
+        let ack = b"MSG _INBOX.a.1 1 31\r\n{\"stream\":\"EVENTS_0\", \"seq\":7}\r\n";
+        assert_eq!(frame_length(&ack[..30]), None);
+        assert_eq!(frame_length(&[&ack[..], b"PING\r\n"].concat()), Some(ack.len()));
+        assert!(is_publish_ack(ack));
+        assert_eq!(frame_length(b"PING\r\n"), Some(6));
+        assert!(!is_publish_ack(b"MSG a 1 4\r\n1234\r\n"));
+    }
+}

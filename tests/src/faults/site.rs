@@ -1,0 +1,181 @@
+//! The deployment under test: a real nats-server, and every role as a process of its own behind a proxy.
+
+use super::proxy::Proxy;
+use crate::nats_server;
+use fieldstream_nats::{ChildOptions, Connection, Credentials, NatsChild, Profile, Topology, TopologyOptions};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::OpenOptions;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A role's process.
+#[derive(Debug)]
+pub struct Role {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Role {
+    fn new(site: &SiteOptions, name: String, arguments: Vec<String>) -> Role {
+        let log = site.directory.join(format!("{name}.log"));
+        Role { name, program: site.program.clone(), arguments, log, child: None }
+    }
+
+    /// Its name, such as `processor-1`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Starts it, if it does not run.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(&mut self) {
+        if self.is_running() {
+            return;
+        }
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FIELDSTREAM_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().expect("the role starts"));
+    }
+
+    /// Whether the process is alive.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What the deployment is made of.
+#[derive(Debug, Clone)]
+pub struct SiteOptions {
+    /// The `fieldstream` program.
+    pub program: PathBuf,
+    /// Everything is written here.
+    pub directory: PathBuf,
+    /// What the log survives.
+    pub profile: Profile,
+}
+
+/// The deployment.
+pub struct Site {
+    /// The server; it is started again by itself when it is killed.
+    pub nats: NatsChild,
+    /// Where the server really is, with the login.
+    pub nats_url: String,
+    /// Gateways, processors, storers.
+    pub gateways: Vec<Role>,
+    /// See above.
+    pub processors: Vec<Role>,
+    /// See above.
+    pub storers: Vec<Role>,
+    /// Between gateways and NATS.
+    pub gateway_proxy: Proxy,
+    /// Between processors and NATS.
+    pub processor_proxy: Proxy,
+    /// Between storers and NATS.
+    pub storer_proxy: Proxy,
+    /// Where devices connect.
+    pub urls: Vec<String>,
+}
+
+impl Site {
+    /// Starts two gateways, three processors and two storers.
+    ///
+    /// # Panics
+    /// If NATS does not start.
+    pub async fn start(options: &SiteOptions) -> Site {
+        let child =
+            ChildOptions { binary: nats_server(), directory: options.directory.join("nats"), profile: options.profile };
+        let nats = NatsChild::start(child).await.expect("nats-server");
+        let connection = Connection::connect(nats.server(), "faults").await.expect("a connection");
+        let topology = TopologyOptions { max_bytes_total: Some(4 << 30), ..TopologyOptions::default() };
+        Topology::create(&connection, &topology).await.expect("the streams");
+        let at: SocketAddr = nats.server().url.trim_start_matches("nats://").parse().expect("an address");
+        let login = match &nats.server().credentials {
+            Credentials::UserPassword { user, password } => format!("{user}:{password}@"),
+            _ => String::new(),
+        };
+        let (gateway_proxy, processor_proxy, storer_proxy) =
+            (Proxy::start(at).await, Proxy::start(at).await, Proxy::start(at).await);
+        let url = |proxy: &Proxy| format!("nats://{login}{}", proxy.address);
+        let role = |kind: &str, i: usize, proxy: &Proxy, more: &[String]| {
+            let arguments = [&[kind.to_owned(), "--nats".to_owned(), url(proxy)], more].concat();
+            Role::new(options, format!("{kind}-{i}"), arguments)
+        };
+        let ports: Vec<SocketAddr> = (0..2).map(|_| free_port()).collect();
+        let gateways = ports.iter().enumerate();
+        let gateways =
+            gateways.map(|(i, at)| role("gateway", i, &gateway_proxy, &["--tcp".to_owned(), at.to_string()]));
+        let gateways: Vec<Role> = gateways.collect();
+        let processors = (0..3).map(|i| role("processor", i, &processor_proxy, &[])).collect();
+        let data = |i| ["--data".to_owned(), options.directory.join(format!("storer-{i}")).display().to_string()];
+        let storers = (0..2).map(|i| role("storer", i, &storer_proxy, &data(i))).collect();
+        let nats_url = format!("nats://{login}{at}");
+        let urls = ports.iter().map(|at| format!("tcp://{at}")).collect();
+        let mut site =
+            Site { nats, nats_url, gateways, processors, storers, gateway_proxy, processor_proxy, storer_proxy, urls };
+        site.roles().for_each(Role::start);
+        site
+    }
+
+    /// All processes but NATS.
+    pub fn roles(&mut self) -> impl Iterator<Item = &mut Role> {
+        self.storers.iter_mut().chain(&mut self.processors).chain(&mut self.gateways)
+    }
+
+    /// Sends nats-server a signal.
+    pub fn signal_nats(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.nats.pid().cast_signed()) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// The LMDB files, as readers open them.
+    pub fn databases(directory: &Path) -> Vec<PathBuf> {
+        (0..2).map(|i| directory.join(format!("storer-{i}/db"))).collect()
+    }
+}
+
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address")
+}
