@@ -1,6 +1,7 @@
 //! The fault runner: real processes, a real nats-server, seeded faults, devices that keep a history, and
 //! a checker in Python that shares no code with the product (`tests/python/check_history.py`).
 
+pub mod joining;
 pub mod load;
 mod nemesis;
 pub mod proxy;
@@ -48,6 +49,7 @@ pub async fn run(options: &RunOptions) -> Json {
         program: options.program.clone(),
         directory: options.directory.clone(),
         profile: options.profile,
+        processors: 3,
     };
     let mut site = Site::start(&site).await;
     let load = Load::default();

@@ -93,6 +93,8 @@ pub struct SiteOptions {
     pub directory: PathBuf,
     /// What the log survives.
     pub profile: Profile,
+    /// Number of processors.
+    pub processors: usize,
 }
 
 /// The deployment.
@@ -118,7 +120,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Starts two gateways, three processors and two storers.
+    /// Starts two gateways, processors, and two storers.
     ///
     /// # Panics
     /// If NATS does not start.
@@ -146,7 +148,7 @@ impl Site {
         let gateways =
             gateways.map(|(i, at)| role("gateway", i, &gateway_proxy, &["--tcp".to_owned(), at.to_string()]));
         let gateways: Vec<Role> = gateways.collect();
-        let processors = (0..3).map(|i| role("processor", i, &processor_proxy, &[])).collect();
+        let processors = (0..options.processors).map(|i| role("processor", i, &processor_proxy, &[])).collect();
         let data = |i| ["--data".to_owned(), options.directory.join(format!("storer-{i}")).display().to_string()];
         let storers = (0..2).map(|i| role("storer", i, &storer_proxy, &data(i))).collect();
         let nats_url = format!("nats://{login}{at}");
