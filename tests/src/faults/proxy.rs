@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn frames_are_told_apart() {
-        let ack = b"MSG _INBOX.a.1 1 31\r\n{\"stream\":\"EVENTS_0\", \"seq\":7}\r\n";
+        let ack = b"MSG _INBOX.a.1 1 30\r\n{\"stream\":\"EVENTS_0\", \"seq\":7}\r\n";
         assert_eq!(frame_length(&ack[..30]), None);
         assert_eq!(frame_length(&[&ack[..], b"PING\r\n"].concat()), Some(ack.len()));
         assert!(is_publish_ack(ack));
