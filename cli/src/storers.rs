@@ -1,4 +1,6 @@
-//! `fieldstream storer list|forget|snapshot|restore`: the storers there are, and their copies.
+//! `fieldstream storer …`: the storers there are, their copies, and care of their files.
+
+mod remake;
 
 use crate::client::render::time;
 use crate::config::{self, Flags, Inputs};
@@ -27,6 +29,12 @@ pub(crate) enum StorerCommand {
     Snapshot(SnapshotArgs),
     /// Put a copy in the place of a storer's file; the storer must not run
     Restore(RestoreArgs),
+    /// Replay the log from a copy and compare the result with a storer's file
+    #[command(after_long_help = remake::VERIFY_HELP)]
+    Verify(remake::VerifyArgs),
+    /// Make a storer's file again from a copy and the log, and go on with the new one
+    #[command(after_long_help = remake::REBUILD_HELP)]
+    Rebuild(remake::RebuildArgs),
 }
 
 #[derive(Debug, Args)]
@@ -93,6 +101,8 @@ pub(crate) async fn run(command: &StorerCommand, config: Option<PathBuf>) -> Res
         StorerCommand::Forget(args) => forget(args, config).await,
         StorerCommand::Snapshot(args) => snapshot(args, config).await,
         StorerCommand::Restore(args) => restored(args, config),
+        StorerCommand::Verify(args) => remake::verify(args, config).await,
+        StorerCommand::Rebuild(args) => remake::rebuild(args, config).await,
     }
 }
 
@@ -162,23 +172,22 @@ async fn forget(args: &ForgetArgs, config: Option<PathBuf>) -> Result<(), Failur
     output::line(&format!("storer {:016x} is forgotten; the log is kept for it no longer", args.storer))
 }
 
+/// The storer that was named, or the only one that is running.
+async fn running(connection: &fieldstream_nats::Connection, named: Option<u64>) -> Result<u64, Failure> {
+    if let Some(storer) = named {
+        return Ok(storer);
+    }
+    let present: Vec<_> = entries(connection).await?.into_iter().filter(|entry| age(entry) < PRESENT).collect();
+    match &present[..] {
+        [one] => Ok(one.storer),
+        [] => Err(Failure::new(Exit::Unavailable, "no storer is running")),
+        _ => Err(Failure::usage("several storers are running; name one").help("`fieldstream storer list` shows them")),
+    }
+}
+
 async fn snapshot(args: &SnapshotArgs, config: Option<PathBuf>) -> Result<(), Failure> {
     let connection = args.operator.connect(config).await?;
-    let storer = match args.storer {
-        Some(storer) => storer,
-        None => {
-            let present: Vec<_> =
-                entries(&connection).await?.into_iter().filter(|entry| age(entry) < PRESENT).collect();
-            match &present[..] {
-                [one] => one.storer,
-                [] => return Err(Failure::new(Exit::Unavailable, "no storer is running")),
-                _ => {
-                    return Err(Failure::usage("several storers are running; name one")
-                        .help("`fieldstream storer list` shows them"));
-                }
-            }
-        }
-    };
+    let storer = running(&connection, args.storer).await?;
     let copy = request_snapshot(&connection, storer).await.map_err(|error| nats_failure(&error))?;
     if args.json {
         return output::json(&json!(copy));

@@ -41,6 +41,7 @@ pub use status::{
     StreamState, collect_status, lane_streams, serve_status,
 };
 pub use storers::{
-    CopyEntry, LaneMarks, SnapshotCall, SnapshotServer, StorerEntry, StorerRegister, purge_below, request_snapshot,
+    CopyEntry, LaneMarks, Order, OrderCall, OrderReply, OrderServer, RebuildOrder, Rebuilt, StorerEntry,
+    StorerRegister, purge_below, request_rebuild, request_snapshot,
 };
 pub use topology::{Log, Topology, TopologyOptions, first_sequence, last_sequence};

@@ -283,6 +283,11 @@ impl LogReader {
         Ok(Step::Message(LogMessage { sequence, payload: message.payload.clone(), pending }))
     }
 
+    /// The last message handed out, or the one it starts behind; 0 for none.
+    pub fn position(&self) -> u64 {
+        self.last.sequence
+    }
+
     /// Whether the message this reader starts behind is there.
     pub(crate) async fn verified(&self) -> Result<(), LogError> {
         if self.verify { self.look_behind_silence().await } else { Ok(()) }

@@ -12,9 +12,11 @@
 //! Start reading at [`projection`] (what the log makes of the tables) and [`rows`] (their bytes);
 //! [`Storer`] is the thin shell around them.
 
+mod digest;
 mod instructions;
 pub mod projection;
 mod reads;
+mod replay;
 pub mod rows;
 mod service;
 mod store;
@@ -24,7 +26,9 @@ mod test_log;
 mod upkeep;
 mod writer;
 
+pub use digest::{BadRow, Digest, Digests, LaneDigest, Place};
+pub use replay::{Replay, ReplayOptions};
 pub use service::{Storer, StorerError, StorerOptions};
-pub use store::{Belongs, Copies, CopyState, Identity, Store, StoreError, StoreOptions, restore};
+pub use store::{Belongs, Copies, CopyState, Identity, Store, StoreError, StoreOptions, restore, switch};
 pub use tables::{DumpedRow, ReadTables, TableError};
 pub use upkeep::UpkeepOptions;

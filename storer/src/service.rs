@@ -8,10 +8,10 @@ use crate::tables::TableError;
 use crate::upkeep::{self, Upkeep, UpkeepOptions};
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
-    Connection, Health, Log, LogError, LogReader, Member, NatsError, ReadServer, RepairRecord, RoleStatus, Server,
-    SnapshotServer, Start, StorerStatus, Topology, publish_progress, serve_status,
+    Connection, Health, Log, LogError, LogReader, Member, NatsError, OrderServer, ReadServer, RepairRecord, RoleStatus,
+    Server, Start, StorerStatus, Topology, publish_progress, serve_status,
 };
-use fieldstream_shared::read::Progress;
+use fieldstream_shared::read::{Checkpoint, Progress};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,8 +140,10 @@ impl Storer {
         let (arrived, arriving) = mpsc::channel(QUEUE_BATCHES);
         let stored = store.checkpoints().iter().map(|checkpoint| checkpoint.events_sequence).collect();
         let (durable_sender, durable) = watch::channel(stored);
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
         let writer = Writer::new(store.clone(), arriving, durable_sender, options.commit_floor, abandon.clone())
-            .reporting_to(options.health.clone());
+            .reporting_to(options.health.clone())
+            .taking_turns(Arc::clone(&turn));
         let writer = spawn_writer(writer, failed.clone())?;
         let tasks = TaskTracker::new();
         // A damaged log is neither purged nor copied over: a repair needs what is left of it.
@@ -171,9 +173,9 @@ impl Storer {
             let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
         });
         if !damaged {
-            let upkeep = upkeep_of(&options, &connection, topology, &store)?;
-            let snapshots = SnapshotServer::subscribe(&connection, store.storer()).await?;
-            tasks.spawn(upkeep::run(upkeep, snapshots, services.clone()));
+            let upkeep = upkeep_of(&options, &connection, topology, &store, turn)?;
+            let orders = OrderServer::subscribe(&connection, store.storer()).await?;
+            tasks.spawn(upkeep::run(upkeep, orders, services.clone()));
         }
         for (server, scope) in [(reads, scope), (own, Scope::Checkpoint)] {
             let serving = reads::serve(server, scope, store.clone(), durable.clone(), services.clone());
@@ -288,8 +290,15 @@ async fn open(options: &StorerOptions, connection: &Connection, topology: &Topol
 }
 
 async fn open_lanes(consuming: &Connection, store: &Store) -> Result<Vec<(u16, LogReader)>, StorerError> {
+    open_lanes_at(consuming, store.checkpoints()).await
+}
+
+pub(crate) async fn open_lanes_at(
+    consuming: &Connection,
+    checkpoints: &[Checkpoint],
+) -> Result<Vec<(u16, LogReader)>, StorerError> {
     let mut lanes = Vec::new();
-    for (lane, checkpoint) in (0..).zip(store.checkpoints()) {
+    for (lane, checkpoint) in (0..).zip(checkpoints) {
         let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
         let start = Start { sequence: checkpoint.events_sequence, hash };
         lanes.push((lane, LogReader::open(consuming, Log::Events, lane, start).await?));
@@ -298,7 +307,10 @@ async fn open_lanes(consuming: &Connection, store: &Store) -> Result<Vec<(u16, L
 }
 
 /// A thread of its own, because commits wait for the disk. The handle ends when the thread does.
-fn spawn_writer(writer: Writer, failed: mpsc::Sender<StorerError>) -> Result<tokio::task::JoinHandle<()>, StorerError> {
+pub(crate) fn spawn_writer(
+    writer: Writer,
+    failed: mpsc::Sender<StorerError>,
+) -> Result<tokio::task::JoinHandle<()>, StorerError> {
     let (done, ended) = tokio::sync::oneshot::channel();
     let body = move || {
         let _ = done.send(writer.run());
@@ -318,12 +330,24 @@ fn spawn_writer(writer: Writer, failed: mpsc::Sender<StorerError>) -> Result<tok
 
 async fn read_lane(
     lane: u16,
-    mut reader: LogReader,
+    reader: LogReader,
     arrived: mpsc::Sender<Arrived>,
     failed: mpsc::Sender<StorerError>,
     stop: CancellationToken,
 ) {
-    loop {
+    read_lane_upto(lane, reader, u64::MAX, arrived, failed, stop).await;
+}
+
+/// Reads a lane up to this EVENTS sequence.
+pub(crate) async fn read_lane_upto(
+    lane: u16,
+    mut reader: LogReader,
+    upto: u64,
+    arrived: mpsc::Sender<Arrived>,
+    failed: mpsc::Sender<StorerError>,
+    stop: CancellationToken,
+) {
+    while reader.position() < upto {
         let message = tokio::select! {
             message = reader.next() => message,
             () = stop.cancelled() => return,
@@ -362,12 +386,17 @@ fn upkeep_of(
     connection: &Connection,
     topology: Topology,
     store: &Arc<Store>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 ) -> Result<Upkeep, StoreError> {
     let copies = options.upkeep.copies_directory.clone().unwrap_or_else(|| options.directory.join("copies"));
     Ok(Upkeep {
         connection: connection.clone(),
         topology,
         store: store.clone(),
+        turn,
+        directory: options.directory.clone(),
+        file_mode: options.file_mode,
+        map_bytes: options.map_bytes,
         copies: Copies::open(copies, options.file_mode)?,
         database: Store::database_path(&options.directory),
         options: options.upkeep.clone(),

@@ -19,6 +19,7 @@ pub use error::StoreError;
 use crate::projection::Writes;
 use crate::tables::{ReadTables, TableError, Tables};
 use error::{explain, file_error};
+use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::read::Checkpoint;
 pub use identify::Belongs;
 use identify::identify;
@@ -27,6 +28,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Where and how to keep the file.
 #[derive(Debug, Clone)]
@@ -56,12 +58,17 @@ pub struct Identity {
 
 /// The open directory: the file, and the lock that keeps other storers out.
 pub struct Store {
-    tables: Tables,
+    /// Another one when a rebuilt file is switched in.
+    current: RwLock<Arc<Generation>>,
     options: StoreOptions,
-    generation: PathBuf,
     storer: u64,
     checkpoints: Vec<Checkpoint>,
     _lock: File,
+}
+
+struct Generation {
+    tables: Tables,
+    path: PathBuf,
 }
 
 impl Store {
@@ -96,7 +103,44 @@ impl Store {
         sync_directory(&generation)?;
         sync_directory(&options.directory.join(GENERATIONS))?;
         link(&options.directory, &generation)?;
-        Ok(Store { tables, options, generation, storer, checkpoints, _lock: lock })
+        let current = RwLock::new(Arc::new(Generation { tables, path: generation }));
+        Ok(Store { current, options, storer, checkpoints, _lock: lock })
+    }
+
+    fn current(&self) -> Arc<Generation> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The lanes' checkpoints as they are now.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn checkpoints_now(&self) -> Result<Vec<Checkpoint>, TableError> {
+        let read = self.read()?;
+        let missing =
+            || TableError::Row { database: "meta", error: DecodeError::Expected("a checkpoint of each lane") };
+        let lanes = 0..self.checkpoints.len() as u16;
+        lanes.map(|lane| Ok(read.checkpoint(lane)?.ok_or_else(missing)?.checkpoint)).collect()
+    }
+
+    /// Puts a rebuilt file in the place of the present one, as the next generation, and goes on with
+    /// it. The caller sees to it that both hold the same state, and that nothing is written
+    /// meanwhile. Readers of the old file keep it until they open anew.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the present file stays in its place then.
+    pub fn switch_to(&self, rebuilt: &Path) -> Result<PathBuf, StoreError> {
+        let generation = place(&self.options.directory, rebuilt)?;
+        let fail = |error| explain(error, &self.options, &generation);
+        let tables = Tables::open(&generation, page_multiple(self.options.map_bytes)).map_err(fail)?;
+        for name in ["data.mdb", "lock.mdb"] {
+            set_mode(&generation.join(name), self.options.file_mode)?;
+        }
+        sync_directory(&generation)?;
+        link(&self.options.directory, &generation)?;
+        let new = Arc::new(Generation { tables, path: generation.clone() });
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(generation)
     }
 
     /// The number drawn when the file was made.
@@ -109,6 +153,14 @@ impl Store {
         &self.checkpoints
     }
 
+    /// Whether no storer has the directory open.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if one has.
+    pub fn check_unused(directory: &Path) -> Result<(), StoreError> {
+        take_lock(directory).map(drop)
+    }
+
     /// What readers open.
     pub fn database_path(directory: &Path) -> PathBuf {
         directory.join(LINK)
@@ -118,8 +170,8 @@ impl Store {
     ///
     /// # Errors
     /// [`TableError`], to be put in words by [`Store::explain`].
-    pub fn read(&self) -> Result<ReadTables<'_>, TableError> {
-        self.tables.read()
+    pub fn read(&self) -> Result<ReadTables, TableError> {
+        self.current().tables.read()
     }
 
     /// Writes one transaction, and returns when it is durable; on an error nothing is written.
@@ -127,7 +179,7 @@ impl Store {
     /// # Errors
     /// [`TableError`]; one that [is passing](TableError::is_passing) may be tried again.
     pub fn commit(&self, writes: &Writes<'_>) -> Result<(), TableError> {
-        self.tables.commit(writes)
+        self.current().tables.commit(writes)
     }
 
     /// Frees the reader slots of processes that ended without doing so, and tells how many.
@@ -135,7 +187,7 @@ impl Store {
     /// # Errors
     /// [`TableError`].
     pub fn clear_stale_readers(&self) -> Result<usize, TableError> {
-        self.tables.clear_stale_readers()
+        self.current().tables.clear_stale_readers()
     }
 
     /// Writes a compacted copy of one state to a new file, and returns once it is on the disk.
@@ -143,12 +195,12 @@ impl Store {
     /// # Errors
     /// [`TableError`].
     pub fn copy_to(&self, file: &Path) -> Result<(), TableError> {
-        self.tables.copy_to(file)
+        self.current().tables.copy_to(file)
     }
 
     /// An LMDB error in words: what, where, what to do.
     pub fn explain(&self, error: TableError) -> StoreError {
-        explain(error, &self.options, &self.generation)
+        explain(error, &self.options, &self.current().path)
     }
 }
 
@@ -240,6 +292,34 @@ fn current_generation(directory: &Path) -> Result<PathBuf, StoreError> {
         Err(error) => return Err(file_error("list", &generations, error)),
     }
     Ok(generations.join(newest.to_string()))
+}
+
+/// Makes a rebuilt file's folder the next generation; the link still points to the present one.
+fn place(directory: &Path, rebuilt: &Path) -> Result<PathBuf, StoreError> {
+    let generations = directory.join(GENERATIONS);
+    make_directory(&generations)?;
+    let entries = fs::read_dir(&generations).map_err(|e| file_error("list", &generations, e))?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    let generation = generations.join((numbers.max().unwrap_or(0) + 1).to_string());
+    // Written as a generation of its own folder: on the same disk, and synced by every commit.
+    fs::rename(rebuilt, &generation).map_err(|e| file_error("name", &generation, e))?;
+    sync_directory(&generations)?;
+    Ok(generation)
+}
+
+/// Puts a rebuilt file in the place of a storer's file. The storer must not run.
+///
+/// # Errors
+/// [`StoreError`]; the file there was is untouched then.
+pub fn switch(options: &StoreOptions, rebuilt: &Path) -> Result<PathBuf, StoreError> {
+    let _lock = take_lock(&options.directory)?;
+    let generation = place(&options.directory, rebuilt)?;
+    for name in ["data.mdb", "lock.mdb"] {
+        set_mode(&generation.join(name), options.file_mode)?;
+    }
+    sync_directory(&generation)?;
+    link(&options.directory, &generation)?;
+    Ok(generation)
 }
 
 /// Points the link at a generation, atomically.

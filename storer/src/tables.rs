@@ -19,7 +19,7 @@ use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::partition::{Partition, PartitionSet};
 use fieldstream_shared::read::{HistoryEntry, Listed};
 use heed::types::Bytes;
-use heed::{CommitOrAbort, CompactionOption, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 use std::ops::Bound;
 use std::path::Path;
 
@@ -28,6 +28,9 @@ const READERS_MAX: u32 = 1024;
 
 /// Room for databases that later versions add.
 const DATABASES_MAX: u32 = 32;
+
+/// Names of the databases.
+const DATABASES: [&str; 5] = ["meta", "documents", "history", "clients", "dead_letters"];
 
 type Database = heed::Database<'static, Bytes, Bytes>;
 
@@ -121,10 +124,9 @@ impl Tables {
         // SAFETY: the file is changed only through LMDB, by this storer alone (the directory is
         // locked), and no flag that weakens LMDB's guarantees is set.
         let env = unsafe { options.open(directory) }?;
-        let names = ["meta", "documents", "history", "clients", "dead_letters"];
         let opened = env.create_databases_and_commit(env.write_txn()?, |opener, txn| {
             let mut create = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
-            let [a, b, c, d, e] = names;
+            let [a, b, c, d, e] = DATABASES;
             let databases = [create(a)?, create(b)?, create(c)?, create(d)?, create(e)?];
             Ok::<_, heed::Error>(CommitOrAbort::<_, std::convert::Infallible>::Commit(databases))
         })?;
@@ -135,9 +137,32 @@ impl Tables {
         Ok(Tables { env, meta, documents, history, clients, dead_letters })
     }
 
+    /// Opens a file that another process may be writing, to read it.
+    pub(crate) fn open_read_only(directory: &Path) -> Result<Tables, TableError> {
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.max_readers(READERS_MAX).max_dbs(DATABASES_MAX);
+        // SAFETY: nothing is written through this handle; the lock file is used, so pages that it
+        // sees are not used again; the map has the size noted in the file.
+        let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(directory) }?;
+        let opened = env.open_databases_and_commit(env.read_txn()?, |opener, txn| {
+            let open = |name: &'static str| {
+                let missing = TableError::Row { database: name, error: DecodeError::Expected("the database") };
+                opener.open_database::<Bytes, Bytes>(txn, Some(name))?.ok_or(missing)
+            };
+            let [a, b, c, d, e] = DATABASES;
+            let databases = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?];
+            Ok::<_, TableError>(CommitOrAbort::<_, std::convert::Infallible>::Commit(databases))
+        })?;
+        let [meta, documents, history, clients, dead_letters] = match opened {
+            CommitOrAbort::Commit(databases) => databases,
+            CommitOrAbort::Abort(never) => match never {},
+        };
+        Ok(Tables { env, meta, documents, history, clients, dead_letters })
+    }
+
     /// Begins a read transaction: one state of all databases.
-    pub(crate) fn read(&self) -> Result<ReadTables<'_>, TableError> {
-        Ok(ReadTables { tables: self, txn: self.env.read_txn()? })
+    pub(crate) fn read(&self) -> Result<ReadTables, TableError> {
+        Ok(ReadTables { txn: self.env.clone().static_read_txn()?, tables: self.clone() })
     }
 
     /// Writes a compacted copy of one state to a new file, and returns once it is on the disk.
@@ -243,16 +268,17 @@ impl Tables {
 pub type DumpedRow = (&'static str, Vec<u8>, Vec<u8>);
 
 /// One state of all databases. Drop it soon: pages it can see are not used again meanwhile.
-pub struct ReadTables<'a> {
-    tables: &'a Tables,
-    txn: RoTxn<'a, WithoutTls>,
+pub struct ReadTables {
+    // The transaction ends before the file is closed.
+    txn: RoTxn<'static, WithoutTls>,
+    tables: Tables,
 }
 
 fn row<T>(database: &'static str, decoded: Result<T, DecodeError>) -> Result<T, TableError> {
     decoded.map_err(|error| TableError::Row { database, error })
 }
 
-impl State for ReadTables<'_> {
+impl State for ReadTables {
     type Error = TableError;
 
     fn document(&self, id: &str) -> Result<Option<DocumentRow>, TableError> {
@@ -268,7 +294,7 @@ impl State for ReadTables<'_> {
     }
 }
 
-impl ReadTables<'_> {
+impl ReadTables {
     /// The format row; a new file has none.
     ///
     /// # Errors
@@ -403,30 +429,46 @@ impl ReadTables<'_> {
         Ok(letters)
     }
 
+    /// Hands every row of the four databases that stand for the log to `each`, in order: database,
+    /// key, value.
+    ///
+    /// # Errors
+    /// [`TableError`], also one that `each` returns.
+    pub fn rows(
+        &self,
+        mut each: impl FnMut(&'static str, &[u8], &[u8]) -> Result<(), TableError>,
+    ) -> Result<(), TableError> {
+        let Tables { documents, history, clients, dead_letters, .. } = &self.tables;
+        for (name, database) in
+            [("documents", documents), ("history", history), ("clients", clients), ("dead_letters", dead_letters)]
+        {
+            for pair in database.iter(&self.txn)? {
+                let (key, value) = pair?;
+                each(name, key, value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads every row there is.
     ///
     /// # Errors
     /// [`TableError::Row`] names the database of the first that is no row.
     pub fn verify(&self) -> Result<u64, TableError> {
-        let Tables { documents, history, clients, dead_letters, .. } = self.tables;
         let mut rows = 0;
-        type Check = fn(&[u8], &[u8]) -> Result<(), DecodeError>;
-        let checks: [(&'static str, &Database, Check); 4] = [
-            ("documents", documents, |_, value| DocumentRow::decode(value).map(drop)),
-            ("history", history, |_, value| HistoryRow::decode_for_watchers(value).map(drop)),
-            ("clients", clients, |_, value| decode_mark(value).map(drop)),
-            ("dead_letters", dead_letters, |key, value| {
-                DeadLetterKey::decode(key)?;
-                DeadLetterRow::decode(value).map(drop)
-            }),
-        ];
-        for (name, database, check) in checks {
-            for pair in database.iter(&self.txn)? {
-                let (key, value) = pair?;
-                row(name, check(key, value))?;
-                rows += 1;
-            }
-        }
+        self.rows(|database, key, value| {
+            row(
+                database,
+                match database {
+                    "documents" => DocumentRow::decode(value).map(drop),
+                    "history" => HistoryRow::decode_for_watchers(value).map(drop),
+                    "clients" => decode_mark(value).map(drop),
+                    _ => DeadLetterKey::decode(key).and_then(|_| DeadLetterRow::decode(value).map(drop)),
+                },
+            )?;
+            rows += 1;
+            Ok(())
+        })?;
         Ok(rows)
     }
 
@@ -435,7 +477,7 @@ impl ReadTables<'_> {
     /// # Errors
     /// [`TableError`].
     pub fn dump(&self) -> Result<Vec<DumpedRow>, TableError> {
-        let Tables { meta, documents, history, clients, dead_letters, .. } = self.tables;
+        let Tables { meta, documents, history, clients, dead_letters, .. } = &self.tables;
         let mut rows = Vec::new();
         for (name, database) in [
             ("meta", meta),
@@ -456,7 +498,6 @@ impl ReadTables<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heed::EnvFlags;
 
     #[test]
     fn no_flag_that_weakens_a_commit_is_set() {
@@ -470,7 +511,8 @@ mod tests {
     #[test]
     fn only_this_module_names_heed_and_it_sets_no_flags() {
         let code = include_str!("tables.rs").split("#[cfg(test)]").next().unwrap();
-        assert!(!code.contains(".flags(") && !code.contains("set_flags"));
+        assert!(code.matches(".flags(").count() == 1 && code.contains(".flags(EnvFlags::READ_ONLY)"));
+        assert!(!code.contains("set_flags"));
         for (name, source) in [
             ("projection.rs", include_str!("projection.rs")),
             ("reads.rs", include_str!("reads.rs")),

@@ -7,9 +7,10 @@ use crate::store::Store;
 use crate::tables::TableError;
 use bytes::Bytes;
 use fieldstream_nats::{Finding, Health, Severity};
+use fieldstream_shared::read::Checkpoint;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// A commit closes at this many events. A commit holds every page it changes in memory, up to four
@@ -57,6 +58,10 @@ pub(crate) struct Writer {
     /// When the next commit may begin, unless it is full.
     not_before: Instant,
     health: Health,
+    /// Held from the first event of a commit until it is durable: who has it finds the writer between
+    /// two commits, with nothing taken in.
+    turn: Arc<Mutex<()>>,
+    rests: bool,
 }
 
 impl Writer {
@@ -69,6 +74,8 @@ impl Writer {
     ) -> Writer {
         let projection = Projection::new(store.checkpoints().to_vec());
         Writer {
+            rests: true,
+            turn: Arc::new(Mutex::new(())),
             store,
             projection,
             arriving,
@@ -86,16 +93,31 @@ impl Writer {
         Writer { health, ..self }
     }
 
+    /// Takes its turns under this lock.
+    pub(crate) fn taking_turns(self, turn: Arc<Mutex<()>>) -> Writer {
+        Writer { turn, ..self }
+    }
+
+    /// Goes on behind these checkpoints, and never rests: for a file that nobody reads yet.
+    pub(crate) fn catching_up(self, checkpoints: Vec<Checkpoint>) -> Writer {
+        Writer { projection: Projection::new(checkpoints), rests: false, ..self }
+    }
+
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) -> Result<(), StorerError> {
         while let Some(first) = self.arriving.blocking_recv() {
             if self.abandon.is_cancelled() {
                 return Ok(());
             }
+            let turn = Arc::clone(&self.turn);
+            let _turn = turn.blocking_lock();
             self.take_in(first)?;
             self.gather()?;
             let begun = Instant::now();
             self.commit()?;
+            if !self.rests {
+                continue;
+            }
             // Resting as long as the commit took leaves half of the disk's time to others, above
             // all to nats-server, and makes commits larger, hence cheaper per event.
             self.not_before = Instant::now() + self.floor.saturating_sub(begun.elapsed()).max(begun.elapsed());

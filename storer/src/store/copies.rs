@@ -62,6 +62,11 @@ impl Copies {
         Ok(Copies { directory, file_mode })
     }
 
+    /// The folder as it is, to look into while a storer uses it.
+    pub fn present(directory: PathBuf) -> Copies {
+        Copies { directory, file_mode: 0 }
+    }
+
     /// Makes a copy, reads every row of it, and gives it its name; `latest` then points to it.
     ///
     /// # Errors

@@ -40,6 +40,15 @@ pub enum StoreError {
         /// The storer's directory.
         directory: PathBuf,
     },
+    /// What was made again is not what is in use.
+    #[error(
+        "the checkpoint of the file made again differs from that of {path}, so it is not put in its place; make it \
+         again from an older copy (`--copy`) or from the log (`--from-log`)"
+    )]
+    RebuiltDiffers {
+        /// The file in use.
+        path: PathBuf,
+    },
     /// Not allowed.
     #[error("no permission to read and write {path}; give it to the user who runs the storer")]
     Permission {

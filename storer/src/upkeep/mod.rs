@@ -2,12 +2,13 @@
 //! nobody needs any more. Every storer does so; they agree because they decide by the same register.
 
 mod bounds;
+mod rebuild;
 
 use crate::store::{Copies, CopyState, Store, StoreError};
 use crate::writer::now_us;
 use bounds::{Pressure, bounds, copy_is_due, dropped, is_absent};
 use fieldstream_nats::{
-    Connection, CopyEntry, Finding, Health, LaneMarks, Log, NatsError, Severity, SnapshotServer, StorerEntry,
+    Connection, CopyEntry, Finding, Health, LaneMarks, Log, NatsError, Order, OrderServer, Severity, StorerEntry,
     StorerRegister, StreamState, Topology, lane_streams, purge_below,
 };
 use fieldstream_shared::partition::{Partition, PartitionSet};
@@ -53,6 +54,12 @@ pub(crate) struct Upkeep {
     pub(crate) connection: Connection,
     pub(crate) topology: Topology,
     pub(crate) store: Arc<Store>,
+    /// Held by the writer while a commit is in the making.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// The storer's directory, and how its files are made.
+    pub(crate) directory: PathBuf,
+    pub(crate) file_mode: u32,
+    pub(crate) map_bytes: usize,
     pub(crate) copies: Copies,
     pub(crate) database: PathBuf,
     pub(crate) options: UpkeepOptions,
@@ -60,7 +67,7 @@ pub(crate) struct Upkeep {
 }
 
 /// Works until `stop`.
-pub(crate) async fn run(upkeep: Upkeep, mut snapshots: SnapshotServer, stop: CancellationToken) {
+pub(crate) async fn run(upkeep: Upkeep, mut orders: OrderServer, stop: CancellationToken) {
     let listed = upkeep.list().await;
     let mut kept = listed.unwrap_or_else(|error| {
         tracing::warn!(%error, "copies of earlier runs cannot be used");
@@ -73,16 +80,31 @@ pub(crate) async fn run(upkeep: Upkeep, mut snapshots: SnapshotServer, stop: Can
         stop.cancelled().await;
         tokio::time::sleep(FINISH).await;
     };
+    let mut rebuilding = tokio::task::JoinSet::new();
     let work = async {
         loop {
             let call = tokio::select! {
                 _ = interval.tick() => None,
-                Some(call) = snapshots.next() => Some(call),
+                Some(call) = orders.next() => Some(call),
+                Some(_) = rebuilding.join_next() => None,
                 () = stop.cancelled() => return,
             };
-            if let Some(call) = call {
-                let made = upkeep.copy(&mut kept).await;
-                call.respond(made.map(|copy| copy_entry(&copy))).await;
+            match call.map(|call| (call.order, call.reply)) {
+                Some((Order::Copy, reply)) => {
+                    let made = upkeep.copy(&mut kept).await;
+                    reply.copied(made.map(|copy| copy_entry(&copy))).await;
+                }
+                Some((Order::Rebuild(_), reply)) if !rebuilding.is_empty() => {
+                    reply.rebuilt(Err("it is rebuilding its file already".to_owned())).await;
+                }
+                Some((Order::Rebuild(order), reply)) => {
+                    let newest = kept.first().map(|copy| copy.path.clone());
+                    let rebuild = rebuild::Rebuild::of(&upkeep, newest, &order);
+                    rebuilding.spawn(async move {
+                        reply.rebuilt(rebuild.run().await.map_err(|error| error.to_string())).await;
+                    });
+                }
+                None => {}
             }
             if let Err(error) = upkeep.round(&mut kept).await {
                 tracing::warn!(%error, "looking after the log");
@@ -240,7 +262,7 @@ fn copy_entry(copy: &CopyState) -> CopyEntry {
     }
 }
 
-fn marks_of(checkpoint: &fieldstream_shared::read::Checkpoint, lane: u16) -> LaneMarks {
+pub(crate) fn marks_of(checkpoint: &fieldstream_shared::read::Checkpoint, lane: u16) -> LaneMarks {
     let partitions: PartitionSet = Partition::all().filter(|p| p.lane(checkpoint.lanes) == lane).collect();
     let lowest = checkpoint.cursors.lowest(&partitions).map_or(0, |position| position.sequence);
     LaneMarks { events_sequence: checkpoint.events_sequence, instructions_lowest: lowest }
