@@ -90,6 +90,7 @@ pub(crate) fn storer_options(settings: &Settings, server: Server, directory: &Pa
     let mut options = StorerOptions::new(server, directory);
     options.file_mode = settings.storer.file_mode;
     options.map_bytes = settings.storer.map_bytes;
+    options.history_revisions = settings.storer.history_revisions;
     options.commit_floor = settings.storer.commit_floor;
     options.upkeep = UpkeepOptions {
         copies_directory: settings.storer.copies_directory.clone(),
@@ -362,8 +363,8 @@ mod tests {
         let server = || Server { url: "nats://h:1".into(), credentials: Credentials::None };
         let (ours, theirs) = (storer_options(&settings, server(), Path::new("/d")), StorerOptions::new(server(), "/d"));
         assert_eq!(
-            (ours.file_mode, ours.map_bytes, ours.commit_floor),
-            (theirs.file_mode, theirs.map_bytes, theirs.commit_floor)
+            (ours.file_mode, ours.map_bytes, ours.commit_floor, ours.history_revisions),
+            (theirs.file_mode, theirs.map_bytes, theirs.commit_floor, theirs.history_revisions)
         );
         let ours = processor_options(&settings, server(), Registry::default());
         let theirs = ProcessorOptions::new(server());

@@ -201,6 +201,7 @@ fn restored(args: &RestoreArgs, config: Option<PathBuf>) -> Result<(), Failure> 
         directory: args.data.clone(),
         file_mode: settings.storer.file_mode,
         map_bytes: settings.storer.map_bytes,
+        history_revisions: settings.storer.history_revisions,
     };
     let as_new = args.as_new.then(rand::random);
     let state = restore(&args.copy, &options, as_new, args.yes).map_err(|error| Failure::failed(&error))?;

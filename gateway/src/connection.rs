@@ -294,6 +294,8 @@ impl<S: Stream> Connection<S> {
         inbound.numbers.begin(epoch, sent_upto);
         inbound.outbox.keep(frame(&FromServer::Welcome(welcome)));
         drop(inbound);
+        let opened_at_us = wall_us();
+        self.mailbox.opened(opened_at_us);
         let mut clients = self.shared.clients.write().unwrap_or_else(PoisonError::into_inner);
         let former = clients.insert(client.clone(), Arc::clone(&self.mailbox));
         drop(clients);
@@ -301,6 +303,7 @@ impl<S: Stream> Connection<S> {
             let reason = "another connection with the same client id took over";
             former.post(|inbound| inbound.close(Closing::new(Code::TAKEN_OVER, reason)));
         }
+        self.shared.tell_of(&client, opened_at_us);
         self.client = Some(client);
     }
 

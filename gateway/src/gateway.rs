@@ -8,10 +8,11 @@ use crate::mailbox::Closing;
 use crate::options::{Addresses, GatewayLimits, GatewayOptions};
 use crate::reader::{self, ReadFrom};
 use crate::shared::{Lane, Shared};
+use crate::takeover;
 use crate::{reads, writer};
 use fieldstream_nats::{
     Connection, GatewayLane, GatewayStatus, Health, Log, LogReader, Member, ProgressReader, ReadClient, RoleStatus,
-    Topology, last_sequence, serve_status,
+    SessionNotes, Topology, last_sequence, serve_status,
 };
 use fieldstream_shared::code::Code;
 use std::net::SocketAddr;
@@ -84,9 +85,16 @@ impl Gateway {
         }
         let (fatal_sender, fatal) = mpsc::channel(8);
         let connections = (reads, consuming);
-        let shared = Shared::new(limits, tokens, topology, lanes, connections, (fatal_sender, health.clone()));
+        let (came, came_here) = mpsc::channel(takeover::NOTES_MAX);
+        let shared = Shared::new(limits, tokens, topology, lanes, connections, (fatal_sender, health.clone()), came);
         let shared = Arc::new(shared);
         let gateway = Gateway { addresses: Addresses::default(), endpoint: None, fatal, shared, health };
+        let notes = SessionNotes::subscribe(&gateway.shared.consuming).await?;
+        let (stopped, shared) = (gateway.shared.stopped.clone(), Arc::clone(&gateway.shared));
+        gateway.shared.tasks.spawn(takeover::hear(Arc::clone(&shared), notes));
+        gateway.shared.tasks.spawn(async move {
+            let _ = stopped.run_until_cancelled(takeover::tell(shared, came_here)).await;
+        });
         gateway.begin(bound, publishing, readers, progress).await
     }
 

@@ -33,6 +33,7 @@ mod reader;
 mod reads;
 mod session;
 mod shared;
+mod takeover;
 mod tokens;
 mod writer;
 

@@ -8,6 +8,7 @@ use fieldstream_shared::code::Code;
 use fieldstream_shared::frame::FromServer;
 use fieldstream_shared::outcome::{AckLevel, Outcome};
 use futures::task::AtomicWaker;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Numbers the sessions of this start of the gateway.
@@ -96,6 +97,8 @@ pub(crate) struct Mailbox {
     pub(crate) id: SessionId,
     inbound: Mutex<Inbound>,
     pub(crate) waker: AtomicWaker,
+    /// When its client was let in, microseconds since the Unix epoch; 0 before.
+    opened_at_us: AtomicU64,
 }
 
 impl Mailbox {
@@ -110,7 +113,22 @@ impl Mailbox {
             news: false,
             awake: false,
         };
-        Arc::new(Mailbox { id, inbound: Mutex::new(inbound), waker: AtomicWaker::new() })
+        Arc::new(Mailbox {
+            id,
+            inbound: Mutex::new(inbound),
+            waker: AtomicWaker::new(),
+            opened_at_us: AtomicU64::new(0),
+        })
+    }
+
+    /// The client was let in.
+    pub(crate) fn opened(&self, now_us: u64) {
+        self.opened_at_us.store(now_us, Ordering::Relaxed);
+    }
+
+    /// When the client was let in, microseconds since the Unix epoch; 0 before.
+    pub(crate) fn opened_at_us(&self) -> u64 {
+        self.opened_at_us.load(Ordering::Relaxed)
     }
 
     /// For the connection itself, which needs no waking. The lock is held for moments only and

@@ -8,7 +8,7 @@ use crate::options::GatewayLimits;
 use crate::session::Rules;
 use crate::tokens::TokenPolicy;
 use fieldstream_nats::{Connection, Health, ReadClient, Topology};
-use fieldstream_shared::ids::DocumentId;
+use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::partition::Partition;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -91,6 +91,10 @@ impl Lane {
 /// What the tasks of one gateway share.
 pub(crate) struct Shared {
     pub(crate) limits: GatewayLimits,
+    /// Drawn at the start: tells this gateway from others.
+    pub(crate) gateway: u64,
+    /// Who was let in, to be told to the other gateways.
+    came: mpsc::Sender<(ClientId, u64)>,
     pub(crate) topology: Topology,
     pub(crate) tokens: TokenPolicy,
     pub(crate) lanes: Vec<Lane>,
@@ -133,11 +137,14 @@ impl Shared {
         lanes: Vec<Lane>,
         (reads, consuming): (ReadClient, Connection),
         (fatal, health): (mpsc::Sender<GatewayError>, Health),
+        came: mpsc::Sender<(ClientId, u64)>,
     ) -> Shared {
         Shared {
             places: Arc::new(Semaphore::new(limits.connections_max)),
             arrivals: Arc::new(Semaphore::new(limits.arrivals_max)),
             limits,
+            gateway: rand::random(),
+            came,
             topology,
             tokens,
             lanes,
@@ -211,6 +218,12 @@ impl Shared {
         let mailbox = Mailbox::new(id, self.limits.outbox_bytes_max);
         lock(&self.sessions).insert(id, Arc::clone(&mailbox));
         mailbox
+    }
+
+    /// A client was let in: the other gateways are told.
+    pub(crate) fn tell_of(&self, client: &ClientId, opened_at_us: u64) {
+        // Full, or nobody sends any more: the keepalive finds what is dead elsewhere.
+        let _ = self.came.try_send((client.clone(), opened_at_us));
     }
 
     pub(crate) fn leave(&self, mailbox: &Mailbox) {

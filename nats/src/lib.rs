@@ -23,6 +23,7 @@ mod members;
 mod progress;
 mod read_service;
 pub mod repair;
+mod sessions;
 mod status;
 mod storers;
 pub mod topology;
@@ -36,6 +37,7 @@ pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
 pub use repair::{LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
+pub use sessions::{SessionNote, SessionNotes, publish_session};
 pub use status::{
     GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus,
     StreamState, collect_status, lane_streams, serve_status,

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (events, commit_events) = (number(0, 500_000)?, number(1, 16 * 1024)?);
     let temporary = std::env::temp_dir().join(format!("fieldstream-commit-rate-{}", std::process::id()));
     let directory = arguments.get(2).map_or_else(|| temporary.clone(), PathBuf::from);
-    let options = StoreOptions { directory: directory.clone(), file_mode: 0o664, map_bytes: 1 << 40 };
+    let options =
+        StoreOptions { directory: directory.clone(), file_mode: 0o664, map_bytes: 1 << 40, history_revisions: 0 };
     let store = Store::open(options, &Identity { lanes: 1, log_id: 1, new_storer: 1, now_us: 1 })?;
     let messages = log(events)?;
     println!("{events} events in {} batches", messages.len());

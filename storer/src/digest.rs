@@ -1,6 +1,7 @@
 //! What a file holds, in short: a hash and a count per partition and database. Two files that hold
 //! the same state have the same digests, whatever their pages look like and whoever wrote them.
 
+use crate::projection::State;
 use crate::rows::{
     DeadLetterKey, DeadLetterRow, DocumentRow, HistoryKey, HistoryRow, decode_mark, encode_mark, parse_client_key,
 };
@@ -70,11 +71,12 @@ pub struct Digests {
 const BAD_MAX: usize = 10;
 
 impl Digests {
-    /// Of an open file.
+    /// Of an open file. Of each document's history only the rows that are kept for certain count:
+    /// those of `history_revisions` revisions, 0 for all.
     ///
     /// # Errors
     /// [`TableError`] if the file cannot be read to its end.
-    pub fn of(read: &ReadTables) -> Result<Digests, TableError> {
+    pub fn of(read: &ReadTables, history_revisions: u64) -> Result<Digests, TableError> {
         let missing = |what| TableError::Row { database: "meta", error: DecodeError::Expected(what) };
         let format = read.format()?.ok_or_else(|| missing("a format row"))?;
         let mut gathered = Gathered::default();
@@ -88,7 +90,11 @@ impl Digests {
                 (checkpoint.log_id, checkpoint.events_sequence, checkpoint.events_hash);
             lanes.push(LaneDigest { log_id, events_sequence, events_hash });
         }
+        let mut kept = Kept::default();
         read.rows(|database, key, value| {
+            if database == "history" && history_revisions > 0 && !kept.counts(key, history_revisions, read) {
+                return Ok(());
+            }
             if let Err(error) = gathered.row(database, key, value) {
                 gathered.tell(database, key, error.to_string());
             }
@@ -104,8 +110,8 @@ impl Digests {
     ///
     /// # Errors
     /// [`TableError`] if the file cannot be read to its end.
-    pub fn of_file(folder: &Path) -> Result<Digests, TableError> {
-        Digests::of(&Tables::open_read_only(folder)?.read()?)
+    pub fn of_file(folder: &Path, history_revisions: u64) -> Result<Digests, TableError> {
+        Digests::of(&Tables::open_read_only(folder)?.read()?, history_revisions)
     }
 
     /// Where the two differ.
@@ -114,6 +120,29 @@ impl Digests {
         let (ours, theirs) = (map(self), map(other));
         let all: std::collections::BTreeSet<&Place> = ours.keys().chain(theirs.keys()).collect();
         all.into_iter().filter(|place| ours.get(place) != theirs.get(place)).cloned().collect()
+    }
+}
+
+/// Which rows of history are kept for certain: the document whose rows come now, and from which
+/// revision on.
+#[derive(Default)]
+struct Kept {
+    document: Vec<u8>,
+    from: u64,
+}
+
+impl Kept {
+    fn counts(&mut self, key: &[u8], history_revisions: u64, read: &ReadTables) -> bool {
+        let Some((document, revision)) = key.split_last_chunk::<8>() else { return true };
+        let document = document.strip_suffix(&[0]).unwrap_or(document);
+        if document != self.document {
+            self.document = document.to_owned();
+            let newest = std::str::from_utf8(document).ok().map(|id| read.document(id)).transpose();
+            // A row that cannot be read is told of where documents are looked at.
+            let newest = newest.ok().flatten().flatten().map_or(0, |row| row.document.revision);
+            self.from = newest.saturating_sub(history_revisions) + 1;
+        }
+        u64::from_be_bytes(*revision) >= self.from
     }
 }
 

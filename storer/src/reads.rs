@@ -139,7 +139,12 @@ mod tests {
     }
 
     fn stored(log: &TestLog, directory: &std::path::Path) -> Store {
-        let options = StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 64 << 20 };
+        let options = StoreOptions {
+            directory: directory.to_owned(),
+            file_mode: 0o664,
+            map_bytes: 64 << 20,
+            history_revisions: 0,
+        };
         let store = Store::open(options, &Identity { lanes: 1, log_id: 8, new_storer: 2, now_us: 3 }).unwrap();
         let mut projection = Projection::new(store.checkpoints().to_vec());
         for (sequence, message) in (1..).zip(&log.messages) {

@@ -33,6 +33,8 @@ pub struct ReplayOptions {
     pub file_mode: u32,
     /// The largest the file can become.
     pub map_bytes: usize,
+    /// Revisions of each document that are kept in history; 0: all.
+    pub history_revisions: u64,
     /// The copy to begin with; `None`: the beginning of the log.
     pub copy: Option<PathBuf>,
     /// The number of the storer whose file it is to be, without a copy.
@@ -47,6 +49,7 @@ pub struct Replay {
     store: Arc<Store>,
     copy: Option<CopyState>,
     messages: u64,
+    history_revisions: u64,
     kept: Kept,
 }
 
@@ -101,8 +104,13 @@ impl Replay {
     pub async fn begin(connection: &Connection, options: ReplayOptions) -> Result<Replay, StorerError> {
         let topology = Topology::load(connection).await?;
         let scratch = Scratch(options.scratch.clone());
-        let files =
-            StoreOptions { directory: options.scratch, file_mode: options.file_mode, map_bytes: options.map_bytes };
+        let history_revisions = options.history_revisions;
+        let files = StoreOptions {
+            directory: options.scratch,
+            file_mode: options.file_mode,
+            map_bytes: options.map_bytes,
+            history_revisions,
+        };
         let (lanes, log_id) = (topology.lanes, topology.log_id);
         let identity = Identity { lanes, log_id, new_storer: options.storer, now_us: now_us() };
         let from = options.copy;
@@ -129,6 +137,7 @@ impl Replay {
             store: Arc::new(store),
             copy,
             messages: 0,
+            history_revisions,
             kept,
         })
     }
@@ -219,7 +228,7 @@ impl Replay {
     /// # Errors
     /// [`StoreError`] if it cannot be read.
     pub fn digests(&self) -> Result<Digests, StoreError> {
-        let read = self.store.read().and_then(|read| Digests::of(&read));
+        let read = self.store.read().and_then(|read| Digests::of(&read, self.history_revisions));
         read.map_err(|error| self.store.explain(error))
     }
 

@@ -44,6 +44,9 @@ pub struct StorerOptions {
     /// The largest the LMDB file can become. Takes address space, not memory and not disk.
     /// Default 1 TiB.
     pub map_bytes: usize,
+    /// Revisions of each document that are kept in history; 0: all. Who missed more of a document that
+    /// is watched gets it as a whole. Default 1,000.
+    pub history_revisions: u64,
     /// The least time from the beginning of a commit to that of the next, unless that is full. More
     /// spares the disk and delays `stored` acknowledgements. After a commit the writer also rests
     /// for as long as the commit took. Default 5 ms.
@@ -66,6 +69,7 @@ impl StorerOptions {
             directory: directory.into(),
             file_mode: 0o664,
             map_bytes: 1 << 40,
+            history_revisions: 1000,
             commit_floor: Duration::from_millis(5),
             upkeep: UpkeepOptions::default(),
             serve_damaged: false,
@@ -270,6 +274,7 @@ async fn open(options: &StorerOptions, connection: &Connection, topology: &Topol
         directory: options.directory.clone(),
         file_mode: options.file_mode,
         map_bytes: options.map_bytes,
+        history_revisions: options.history_revisions,
     };
     let identity =
         Identity { lanes: topology.lanes, log_id: topology.log_id, new_storer: rand::random(), now_us: now_us() };
@@ -397,6 +402,7 @@ fn upkeep_of(
         directory: options.directory.clone(),
         file_mode: options.file_mode,
         map_bytes: options.map_bytes,
+        history_revisions: options.history_revisions,
         copies: Copies::open(copies, options.file_mode)?,
         database: Store::database_path(&options.directory),
         options: options.upkeep.clone(),

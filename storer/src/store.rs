@@ -41,6 +41,8 @@ pub struct StoreOptions {
     /// Size of the memory map: the largest the file can become. Takes address space, not memory
     /// and not disk.
     pub map_bytes: usize,
+    /// Revisions of each document that are kept in history; a few more until they are removed. 0: all.
+    pub history_revisions: u64,
 }
 
 /// What the file must belong to, and what a new one is given.
@@ -179,7 +181,7 @@ impl Store {
     /// # Errors
     /// [`TableError`]; one that [is passing](TableError::is_passing) may be tried again.
     pub fn commit(&self, writes: &Writes<'_>) -> Result<(), TableError> {
-        self.current().tables.commit(writes)
+        self.current().tables.commit(writes, self.options.history_revisions)
     }
 
     /// Frees the reader slots of processes that ended without doing so, and tells how many.
@@ -339,5 +341,7 @@ fn link(directory: &Path, generation: &Path) -> Result<(), StoreError> {
     sync_directory(directory)
 }
 
+#[cfg(test)]
+mod power_cut;
 #[cfg(test)]
 mod tests;

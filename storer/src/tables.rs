@@ -29,6 +29,9 @@ const READERS_MAX: u32 = 1024;
 /// Room for databases that later versions add.
 const DATABASES_MAX: u32 = 32;
 
+/// History is cut this often: the rows that go lie on pages of their own, so it costs less at once.
+const HISTORY_STEP: u64 = 64;
+
 /// Names of the databases.
 const DATABASES: [&str; 5] = ["meta", "documents", "history", "clients", "dead_letters"];
 
@@ -202,8 +205,10 @@ impl Tables {
     }
 
     /// Writes everything of a commit in one transaction, checkpoints included, and returns once it
-    /// is durable. On an error nothing is written.
-    pub(crate) fn commit(&self, writes: &Writes<'_>) -> Result<(), TableError> {
+    /// is durable. On an error nothing is written. Of each document's history so many revisions
+    /// stay, and those since the last multiple of 64; 0: all. What goes depends on the revisions alone,
+    /// so that all storers keep the same.
+    pub(crate) fn commit(&self, writes: &Writes<'_>, history_revisions: u64) -> Result<(), TableError> {
         let mut txn = self.env.write_txn()?;
         let (mut key, mut value) = (Vec::with_capacity(256), Vec::with_capacity(4096));
         for (id, row) in writes.documents {
@@ -217,6 +222,9 @@ impl Tables {
             history_key(id, *revision, &mut key);
             row.encode(&mut value);
             self.history.put(&mut txn, &key, &value)?;
+            if history_revisions > 0 && *revision > history_revisions && revision % HISTORY_STEP == 0 {
+                self.forget_history(&mut txn, id, revision - history_revisions)?;
+            }
         }
         for ((client, partition), mark) in writes.marks {
             key.clear();
@@ -238,6 +246,16 @@ impl Tables {
             self.put_checkpoint(&mut txn, *lane, partitions, row, &mut value)?;
         }
         Ok(txn.commit()?)
+    }
+
+    /// Removes a document's history up to a revision.
+    fn forget_history(&self, txn: &mut RwTxn<'_>, id: &str, upto: u64) -> Result<(), TableError> {
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        history_key(id, 0, &mut first);
+        history_key(id, upto, &mut last);
+        let range = (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()));
+        self.history.delete_range(txn, &range)?;
+        Ok(())
     }
 
     /// Replaces checkpoints, in one transaction.

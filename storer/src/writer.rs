@@ -252,7 +252,8 @@ mod tests {
     use std::thread::JoinHandle;
 
     fn open(directory: &Path, map_bytes: usize) -> Arc<Store> {
-        let options = StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes };
+        let options =
+            StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes, history_revisions: 0 };
         Arc::new(Store::open(options, &Identity { lanes: 1, log_id: 1, new_storer: 2, now_us: 3 }).unwrap())
     }
 

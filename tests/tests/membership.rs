@@ -1,7 +1,8 @@
 //! Processors may come and go at any moment: clients see latency and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use fieldstream_client::{Body, Client, Operation};
+use fieldstream_client::{Body, Client, ClientError, ClientOptions, Operation};
+use fieldstream_shared::code::Code;
 use fieldstream_shared::partition::PARTITIONS;
 use fieldstream_tests::{Cluster, Shape, until};
 use std::sync::Arc;
@@ -77,6 +78,25 @@ async fn processors_come_and_go_and_clients_see_latency_only() {
     assert!(longest < Duration::from_secs(6), "a dead processor holds its partitions up for its lease: {longest:?}");
     for (what, time, bound) in took {
         assert!(time < 2 * bound, "{what} took {time:?} (twice the bound is given to a busy machine)");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_to_another_gateway_leaves_no_connection_behind() {
+    let cluster = Cluster::start(Shape { gateways: 2, ..Shape::default() }).await;
+    let options = || ClientOptions::default().client_id("roamer").reconnect(false);
+    let first = Client::connect(&cluster.url(0, "tcp"), options()).await.unwrap();
+    first.get("d").await.unwrap();
+    let second = Client::connect(&cluster.url(1, "tcp"), options()).await.unwrap();
+    // Far sooner than the keepalive would find a dead connection.
+    until("the first is told", Duration::from_secs(5), || async {
+        matches!(first.get("d").await, Err(ClientError::Closed { code, .. }) if code == Code::TAKEN_OVER)
+    })
+    .await;
+    for _ in 0..20 {
+        second.get("d").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     cluster.stop().await;
 }

@@ -100,6 +100,7 @@ async fn far_more_than_the_log_holds_goes_through_it_and_a_lost_file_comes_back_
         directory: options.directory.clone(),
         file_mode: 0o664,
         map_bytes: options.map_bytes,
+        history_revisions: 0,
     };
     let restored = restore(&kept.join("latest"), &store, None, false).unwrap();
     assert!(restored.rows >= DOCUMENTS as u64);
@@ -129,6 +130,7 @@ async fn a_second_storer_joins_by_a_copy_and_the_log_is_kept_for_one_that_is_awa
         directory: second.directory.clone(),
         file_mode: 0o664,
         map_bytes: second.map_bytes,
+        history_revisions: 0,
     };
     restore(std::path::Path::new(&copy.path), &store, Some(4711), true).unwrap();
     cluster.storers.push(Storer::start(second.clone()).await.unwrap());

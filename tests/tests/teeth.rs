@@ -94,7 +94,12 @@ fn a_reader_that_does_not_look_at_its_last_message_is_noticed() {
 /// ahead of the checkpoint: what a crash at that moment would leave behind.
 fn is_torn_within(commits: u64) -> bool {
     let directory = tempfile::tempdir().unwrap();
-    let options = StoreOptions { directory: directory.path().to_owned(), file_mode: 0o664, map_bytes: 64 << 20 };
+    let options = StoreOptions {
+        directory: directory.path().to_owned(),
+        file_mode: 0o664,
+        map_bytes: 64 << 20,
+        history_revisions: 0,
+    };
     let store = Store::open(options, &Identity { lanes: 1, log_id: 1, new_storer: 2, now_us: 3 }).unwrap();
     let (done, torn) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {

@@ -235,6 +235,12 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Duration,
         "How often a copy is made, if anything is new; sooner while the log is filling.",
     ),
+    key(
+        "storer.history_revisions",
+        "1000",
+        Form::Integer(0, 1_000_000_000),
+        "Revisions of each document that are kept in history; 0: all, and the file grows for ever. A watcher that\nmissed more gets the document as a whole.",
+    ),
     key("storer.copies_kept", "2", Form::Integer(1, 1000), "Copies that are kept."),
     key("up.data", "fieldstream-data", Form::Text, "The data directory: log, documents, certificates, tokens."),
     key(

@@ -69,6 +69,7 @@ pub(crate) struct Storer {
     pub(crate) copies_directory: Option<PathBuf>,
     pub(crate) copy_every: Duration,
     pub(crate) copies_kept: usize,
+    pub(crate) history_revisions: u64,
 }
 
 /// Section `up`.
@@ -186,6 +187,7 @@ fn typed(layers: &Layers) -> Result<Settings, String> {
             copies_directory: path("storer.copies_directory"),
             copy_every: parse::duration(layers.value("storer.copy_every"))?,
             copies_kept: integer("storer.copies_kept")? as usize,
+            history_revisions: integer("storer.history_revisions")?.into(),
         },
         up: Up {
             data: PathBuf::from(text("up.data")),

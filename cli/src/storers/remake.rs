@@ -45,8 +45,8 @@ pub(crate) struct VerifyArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// Only look at the file, and print what it holds
-    #[arg(long, hide = true)]
-    pub(crate) digest: bool,
+    #[arg(long, hide = true, value_name = "HISTORY_REVISIONS")]
+    pub(crate) digest: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +120,7 @@ impl Site {
             scratch: self.directory.join(format!(".remake-{:016x}", rand::random::<u64>())),
             file_mode: self.settings.storer.file_mode,
             map_bytes: self.settings.storer.map_bytes,
+            history_revisions: self.settings.storer.history_revisions,
             copy,
             storer,
         }
@@ -133,12 +134,12 @@ impl Site {
 pub(super) async fn verify(args: &VerifyArgs, config: Option<PathBuf>) -> Result<(), Failure> {
     let place = Site::of(args.storer.as_ref(), args.operator.data.as_ref(), config.clone())?;
     let database = Store::database_path(&place.directory);
-    if args.digest {
-        let digests = Digests::of_file(&database).map_err(|error| Failure::failed(&error))?;
+    if let Some(history_revisions) = args.digest {
+        let digests = Digests::of_file(&database, history_revisions).map_err(|error| Failure::failed(&error))?;
         return output::json(&json!(digests));
     }
     let begun = Instant::now();
-    let file = look_at(&place.directory).await?;
+    let file = look_at(&place.directory, place.settings.storer.history_revisions).await?;
     let upto: Vec<u64> = file.lanes.iter().map(|lane| lane.events_sequence).collect();
     let connection = args.operator.connect(config).await?;
     let topology = Topology::load(&connection).await.map_err(|error| nats_failure(&error))?;
@@ -177,7 +178,7 @@ fn not_replayed(error: &StorerError) -> Failure {
 
 /// What a file holds, found out by a process of its own: LMDB takes the process with it when it
 /// follows a page number that a damaged file makes up.
-async fn look_at(directory: &Path) -> Result<Digests, Failure> {
+async fn look_at(directory: &Path, history_revisions: u64) -> Result<Digests, Failure> {
     let broken = |reason: String| {
         let database = Store::database_path(directory);
         Failure::failed(format_args!("the file behind {} cannot be read to its end: {reason}", database.display()))
@@ -186,7 +187,10 @@ async fn look_at(directory: &Path) -> Result<Digests, Failure> {
     let program =
         std::env::current_exe().map_err(|error| Failure::failed(format_args!("cannot run itself: {error}")))?;
     let mut command = tokio::process::Command::new(program);
-    command.args(["storer", "verify", "--digest", "--storer"]).arg(directory).kill_on_drop(true);
+    command
+        .args(["storer", "verify", "--digest", &history_revisions.to_string(), "--storer"])
+        .arg(directory)
+        .kill_on_drop(true);
     let output = command.output().await.map_err(|error| Failure::failed(format_args!("cannot run itself: {error}")))?;
     if let Some(signal) = output.status.signal() {
         return Err(broken(format!("reading it ended with signal {signal}")));
@@ -296,6 +300,7 @@ async fn rebuild_stopped(
         directory: place.directory.clone(),
         file_mode: place.settings.storer.file_mode,
         map_bytes: place.settings.storer.map_bytes,
+        history_revisions: place.settings.storer.history_revisions,
     };
     Store::check_unused(&files.directory).map_err(|error| Failure::failed(&error))?;
     let copy = match (&source.copy, source.from_log) {

@@ -41,7 +41,8 @@ fn project(log: &TestLog) -> Outcome {
 }
 
 fn open(directory: &Path, lanes: u16) -> Store {
-    let options = StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 64 << 20 };
+    let options =
+        StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 64 << 20, history_revisions: 0 };
     Store::open(options, &Identity { lanes, log_id: 1, new_storer: 2, now_us: 3 }).unwrap()
 }
 

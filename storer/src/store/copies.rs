@@ -156,7 +156,7 @@ fn look(path: &Path, thoroughly: bool) -> Result<CopyState, StoreError> {
     let file = path.join("data.mdb");
     let bytes = fs::metadata(&file).map_err(|e| file_error("look at", &file, e))?.len();
     let map_bytes = page_multiple(usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(1 << 20));
-    let options = StoreOptions { directory: path.to_owned(), file_mode: 0o600, map_bytes };
+    let options = StoreOptions { directory: path.to_owned(), file_mode: 0o600, map_bytes, history_revisions: 0 };
     let fail = |error: TableError| explain(error, &options, path);
     let tables = Tables::open(path, map_bytes).map_err(fail)?;
     let read = tables.read().map_err(fail)?;

@@ -1,8 +1,11 @@
 use super::*;
+use crate::digest::Digests;
+use crate::projection::{Batch, Projection};
+use crate::test_log::TestLog;
 use fieldstream_nats::RepairRecord;
 
 fn options(directory: &Path) -> StoreOptions {
-    StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 1 << 20 }
+    StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 1 << 20, history_revisions: 0 }
 }
 
 const IDENTITY: Identity = Identity { lanes: 2, log_id: 0xabc, new_storer: 5, now_us: 6 };
@@ -163,4 +166,53 @@ fn a_file_goes_on_with_the_log_that_was_repaired_from_its_state_and_no_other() {
     let again = Store::open(options(directory.path()), &repaired).unwrap();
     assert_eq!(again.checkpoints()[1].events_sequence, 1_999, "it was written");
     assert_eq!(again.storer(), 5);
+}
+
+#[test]
+fn history_stays_bounded_and_what_stays_does_not_depend_on_the_commits() {
+    let mut log = TestLog::new(0, 1);
+    for n in 0..400 {
+        log.set_text("c", "d", &n.to_string());
+        if n < 10 {
+            log.set_text("c", "quiet", &n.to_string());
+        }
+        log.cut();
+    }
+    let kept = |history_revisions, messages_per_commit: usize| {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions { history_revisions, map_bytes: 64 << 20, ..options(directory.path()) };
+        let store = Store::open(options, &Identity { lanes: 1, ..IDENTITY }).unwrap();
+        let mut projection = Projection::new(store.checkpoints().to_vec());
+        let numbered: Vec<_> = (1..).zip(&log.messages).collect();
+        for messages in numbered.chunks(messages_per_commit) {
+            for (sequence, message) in messages {
+                let batch = Batch::decode::<TableError>(0, *sequence, message).unwrap();
+                projection.handle(batch, &store.read().unwrap()).unwrap();
+            }
+            store.commit(&projection.writes(1)).unwrap();
+            projection.committed();
+        }
+        let read = store.read().unwrap();
+        let mut rows = Vec::new();
+        read.rows(|database, key, _| {
+            if database == "history" {
+                rows.push(
+                    crate::rows::HistoryKey::decode(key).map(|key| (key.document.to_string(), key.revision)).unwrap(),
+                );
+            }
+            Ok(())
+        })
+        .unwrap();
+        (rows, Digests::of(&read, 100).unwrap())
+    };
+    let (all, whole) = kept(0, 7);
+    assert_eq!(all.len(), 410);
+    let (rows, digests) = kept(100, 7);
+    let of = |id: &str| rows.iter().filter(|(document, _)| document == id).map(|(_, r)| *r).collect::<Vec<_>>();
+    assert_eq!(of("d"), (285..=400).collect::<Vec<_>>());
+    assert_eq!(of("quiet"), (1..=10).collect::<Vec<_>>());
+    assert_eq!(digests.places, whole.places, "what is compared is what stays for certain");
+    for messages_per_commit in [1, 64, 400] {
+        assert_eq!(kept(100, messages_per_commit).0, rows);
+    }
 }

@@ -41,6 +41,7 @@ impl Rebuild {
                 scratch: upkeep.directory.join(format!(".rebuild-{:016x}", rand::random::<u64>())),
                 file_mode: upkeep.file_mode,
                 map_bytes: upkeep.map_bytes,
+                history_revisions: upkeep.history_revisions,
                 copy,
                 storer: upkeep.store.storer(),
             },
