@@ -96,6 +96,7 @@ pub(crate) fn storer_options(settings: &Settings, server: Server, directory: &Pa
         copies_directory: settings.storer.copies_directory.clone(),
         copy_every: settings.storer.copy_every,
         copies_kept: settings.storer.copies_kept,
+        client_marks_kept: settings.storer.client_marks_kept,
         ..UpkeepOptions::default()
     };
     options

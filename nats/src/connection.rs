@@ -167,7 +167,7 @@ impl Connection {
     /// [`NatsError`] if the server cannot be reached or refuses us.
     pub async fn connect(server: &Server, name: &str) -> Result<Connection, NatsError> {
         let url = redact(&server.url);
-        let (connected, connects) = watch::channel(0_u64);
+        let (connected, mut connects) = watch::channel(0_u64);
         let mut options = ConnectOptions::new()
             .name(name)
             .connection_timeout(REQUEST_TIMEOUT)
@@ -199,6 +199,8 @@ impl Connection {
             }
         };
         let client = options.connect(&*server.url).await.map_err(|e| connect_error(&url, &e))?;
+        // This connect is told by a task of its own: coming later it would be taken for a reconnect.
+        let _ = tokio::time::timeout(REQUEST_TIMEOUT, connects.wait_for(|connects| *connects > 0)).await;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(REQUEST_TIMEOUT);
         Ok(Connection { client, jetstream, url, connects })

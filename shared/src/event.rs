@@ -61,6 +61,9 @@ pub enum EventBody {
     },
     /// The number was seen before: its outcome from then. No change, no revision, no history.
     Repeated(Outcome),
+    /// A storer asked to forget the client's mark; `true` if it is gone, `false` if the client was
+    /// heard of since. Nobody is told.
+    Forgotten(bool),
 }
 
 impl EventBody {
@@ -71,6 +74,8 @@ impl EventBody {
             EventBody::Refused(code) => Outcome::Refused(*code),
             EventBody::Dead { code, .. } => Outcome::Dead(*code),
             EventBody::Repeated(outcome) => *outcome,
+            // No client has sent it, so none is told.
+            EventBody::Forgotten(_) => Outcome::Refused(Code::SKIPPED),
         }
     }
 }
@@ -79,6 +84,12 @@ impl Event {
     /// Takes the event into its client's mark.
     pub fn fold_into(&self, mark: &mut Mark) {
         let Some(origin) = &self.origin else { return };
+        if let EventBody::Forgotten(gone) = self.body {
+            if gone {
+                *mark = Mark::default();
+            }
+            return;
+        }
         let outcome = match &self.body {
             EventBody::Repeated(_) | EventBody::Refused(Code::SKIPPED | Code::STALE_EPOCH | Code::NUMBER_REUSED) => {
                 None
@@ -122,6 +133,10 @@ impl Event {
                 head(&mut out, 4, 1);
                 outcome.write(&mut out);
             }
+            EventBody::Forgotten(gone) => {
+                head(&mut out, 5, 1);
+                out.u64(u64::from(*gone));
+            }
         }
         out
     }
@@ -136,7 +151,7 @@ impl Event {
             let kind = r.u64()?;
             let known = match kind {
                 1 => 10,
-                2 | 4 => 7,
+                2 | 4 | 5 => 7,
                 3 => 9,
                 _ => return Err(DecodeError::OutOfRange("an event kind")),
             };
@@ -152,7 +167,8 @@ impl Event {
                 }
                 2 => EventBody::Refused(Code(r.u16()?)),
                 3 => EventBody::Dead { code: Code(r.u16()?), reason: r.str()?.to_owned(), raw: r.bin()?.to_owned() },
-                _ => EventBody::Repeated(Outcome::read(r)?),
+                4 => EventBody::Repeated(Outcome::read(r)?),
+                _ => EventBody::Forgotten(r.u64()? != 0),
             };
             for _ in 0..more {
                 r.skip()?;
@@ -262,6 +278,8 @@ mod tests {
                 ..event(EventBody::Dead { code: Code::UNDECODABLE, reason: "why".into(), raw: vec![1] })
             },
             event(EventBody::Repeated(Outcome::Applied { revision: 9 })),
+            event(EventBody::Forgotten(true)),
+            event(EventBody::Forgotten(false)),
         ];
         let mut list = BatchBuilder::default();
         events.iter().for_each(|e| list.push(&e.encode()));

@@ -40,6 +40,9 @@ pub enum Action<'a> {
     /// The gateway had to refuse a resent number that the log may already hold: the partition's
     /// owner decides whether it does.
     Refuse(Code),
+    /// A storer found that the client has sent nothing for long: its mark in the partition goes, if the
+    /// number is still the highest seen. The document only names the partition.
+    Forget,
 }
 
 /// The form in which a gateway makes a record.
@@ -91,6 +94,22 @@ impl NewRecord<'_> {
     }
 }
 
+/// The record that asks to forget a client's mark in the partition of a document, if `epoch` and
+/// `highest` are still what it says.
+pub fn encode_forget(client: &str, (epoch, highest): (u64, u64), document: &str, now_us: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(client.len() + document.len() + 48);
+    out.array(10);
+    out.u64(3);
+    out.str(client);
+    for n in [epoch, highest, 0, 0, now_us] {
+        out.u64(n);
+    }
+    out.str(document);
+    out.nil();
+    out.nil();
+    out
+}
+
 impl<'a> Record<'a> {
     /// Decodes a record.
     ///
@@ -113,6 +132,11 @@ impl<'a> Record<'a> {
                         (Action::Instruct { if_revision, operation }, hash)
                     }
                     2 => (Action::Refuse(Code(r.u16()?)), r.u32()?),
+                    3 => {
+                        r.skip()?;
+                        r.skip()?;
+                        (Action::Forget, 0)
+                    }
                     _ => return Err(DecodeError::OutOfRange("a record kind")),
                 };
                 Ok(Record {
@@ -233,6 +257,14 @@ mod tests {
         assert_eq!(a.action, Action::Instruct { if_revision: Some(3), operation: &operation });
         assert_eq!(b.action, Action::Refuse(Code::FORBIDDEN));
         assert!(a.resent);
+    }
+
+    #[test]
+    fn a_wish_to_forget_comes_back() {
+        let bytes = encode_forget("c", (5, 6), "d", 7);
+        let record = Record::decode(&bytes).unwrap();
+        assert_eq!((record.action, record.arrival.epoch, record.arrival.number), (Action::Forget, 5, 6));
+        assert_eq!((record.arrival.settled, record.received_at_us, record.document.as_str()), (0, 7, "d"));
     }
 
     #[test]

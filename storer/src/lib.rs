@@ -30,5 +30,5 @@ pub use digest::{BadRow, Digest, Digests, LaneDigest, Place};
 pub use replay::{Replay, ReplayOptions};
 pub use service::{Storer, StorerError, StorerOptions};
 pub use store::{Belongs, Copies, CopyState, Identity, Store, StoreError, StoreOptions, restore, switch};
-pub use tables::{DumpedRow, ReadTables, TableError};
+pub use tables::{DumpedRow, IdleMarks, ReadTables, TableError};
 pub use upkeep::UpkeepOptions;

@@ -10,13 +10,12 @@
 //! An event that cannot be decoded or does not fit is an error that stops the storer; nothing is
 //! ever skipped.
 
-use crate::rows::{CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentRow, HistoryRow};
+use crate::rows::{CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentRow, HistoryRow, MarkRow};
 use fieldstream_shared::change::{Change, Misfit, Version};
 use fieldstream_shared::cursor::{BatchId, Part};
 use fieldstream_shared::document::Document;
 use fieldstream_shared::event::{Event, EventBatch, EventBody, Origin, message_hash};
 use fieldstream_shared::ids::{ClientId, DocumentId};
-use fieldstream_shared::marks::Mark;
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::partition::{Partition, PartitionSet};
 use fieldstream_shared::read::Checkpoint;
@@ -38,7 +37,7 @@ pub trait State {
     ///
     /// # Errors
     /// If the state cannot be read.
-    fn mark(&self, partition: Partition, client: &str) -> Result<Option<Mark>, Self::Error>;
+    fn mark(&self, partition: Partition, client: &str) -> Result<Option<MarkRow>, Self::Error>;
 }
 
 /// Why the log cannot be projected any further. Each names the lane and the EVENTS sequence, and
@@ -180,7 +179,7 @@ struct Lane {
 pub struct Projection {
     lanes: Vec<Lane>,
     documents: BTreeMap<DocumentId, DocumentRow>,
-    marks: BTreeMap<(ClientId, Partition), Mark>,
+    marks: BTreeMap<(ClientId, Partition), MarkRow>,
     history: BTreeMap<(DocumentId, u64), HistoryRow>,
     dead_letters: BTreeMap<DeadLetterKey, DeadLetterRow>,
     batches: usize,
@@ -194,8 +193,8 @@ pub struct Writes<'a> {
     pub documents: &'a BTreeMap<DocumentId, DocumentRow>,
     /// New history by document and revision, in key order.
     pub history: &'a BTreeMap<(DocumentId, u64), HistoryRow>,
-    /// Changed marks, in key order.
-    pub marks: &'a BTreeMap<(ClientId, Partition), Mark>,
+    /// Changed marks, in key order; an empty one is gone.
+    pub marks: &'a BTreeMap<(ClientId, Partition), MarkRow>,
     /// New dead letters, in key order.
     pub dead_letters: &'a BTreeMap<DeadLetterKey, DeadLetterRow>,
     /// Checkpoints of the lanes that moved, with the lane and its partitions.
@@ -252,14 +251,17 @@ impl Projection {
     fn take<S: State>(&mut self, at: At, event: Event, state: &S) -> Result<(), ProjectionError<S::Error>> {
         if let Some(origin) = &event.origin {
             self.check_place(at, event.partition, &origin.document)?;
-            let mark = match self.marks.entry((origin.client.clone(), event.partition)) {
+            let row = match self.marks.entry((origin.client.clone(), event.partition)) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
-                    let mark = state.mark(event.partition, &origin.client).map_err(ProjectionError::State)?;
-                    entry.insert(mark.unwrap_or_default())
+                    let row = state.mark(event.partition, &origin.client).map_err(ProjectionError::State)?;
+                    entry.insert(row.unwrap_or_default())
                 }
             };
-            event.fold_into(mark);
+            event.fold_into(&mut row.mark);
+            if !matches!(event.body, EventBody::Forgotten(_)) {
+                row.seen_at_us = row.seen_at_us.max(event.received_at_us);
+            }
         }
         let Event { partition, sequence, index, origin, received_at_us, body } = event;
         match (body, origin) {
@@ -283,7 +285,10 @@ impl Projection {
                 self.dead_letters.insert(key, row);
             }
             // Only dead events come without an origin: the decoder sees to it.
-            (EventBody::Updated { .. } | EventBody::Refused(_) | EventBody::Repeated(_), _) => {}
+            (
+                EventBody::Updated { .. } | EventBody::Refused(_) | EventBody::Repeated(_) | EventBody::Forgotten(_),
+                _,
+            ) => {}
         }
         Ok(())
     }

@@ -6,8 +6,8 @@
 
 use crate::projection::{State, Writes};
 use crate::rows::{
-    CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentHead, DocumentRow, FORMAT_KEY, FormatRow, HistoryRow,
-    checkpoint_key, checkpoint_sequence, client_key, decode_mark, encode_mark, history_key,
+    CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentHead, DocumentRow, FORMAT_KEY, FormatRow, HistoryRow, MarkRow,
+    checkpoint_key, checkpoint_sequence, client_key, decode_mark, encode_mark, history_key, parse_client_key,
 };
 use fieldstream_shared::dead_letter::DeadLetter;
 use fieldstream_shared::defect::{self, Defect};
@@ -226,11 +226,15 @@ impl Tables {
                 self.forget_history(&mut txn, id, revision - history_revisions)?;
             }
         }
-        for ((client, partition), mark) in writes.marks {
+        for ((client, partition), row) in writes.marks {
             key.clear();
             value.clear();
             client_key(client, *partition, &mut key);
-            encode_mark(mark, &mut value);
+            if row.mark == Mark::default() {
+                self.clients.delete(&mut txn, &key)?;
+                continue;
+            }
+            encode_mark(row, &mut value);
             self.clients.put(&mut txn, &key, &value)?;
         }
         for (key, row) in writes.dead_letters {
@@ -282,6 +286,9 @@ impl Tables {
     }
 }
 
+/// Marks of clients that were not heard of, and the key behind which there may be more.
+pub type IdleMarks = (Vec<(ClientId, Partition, Mark)>, Option<Vec<u8>>);
+
 /// A row with the name of its database: name, key, value.
 pub type DumpedRow = (&'static str, Vec<u8>, Vec<u8>);
 
@@ -304,7 +311,7 @@ impl State for ReadTables {
         value.map(|value| row("documents", DocumentRow::decode(value))).transpose()
     }
 
-    fn mark(&self, partition: Partition, client: &str) -> Result<Option<Mark>, TableError> {
+    fn mark(&self, partition: Partition, client: &str) -> Result<Option<MarkRow>, TableError> {
         let mut key = Vec::with_capacity(client.len() + 2);
         client_key(client, partition, &mut key);
         let value = self.tables.clients.get(&self.txn, &key)?;
@@ -363,7 +370,7 @@ impl ReadTables {
     /// # Errors
     /// [`TableError`].
     pub fn marks(&self, wanted: &[(Partition, ClientId)]) -> Result<Vec<Mark>, TableError> {
-        wanted.iter().map(|(partition, client)| Ok(self.mark(*partition, client)?.unwrap_or_default())).collect()
+        wanted.iter().map(|(partition, client)| Ok(self.mark(*partition, client)?.unwrap_or_default().mark)).collect()
     }
 
     /// Changes of a document with contiguous revisions from `from` on, as many as fit `bytes_max`.
@@ -445,6 +452,31 @@ impl ReadTables {
             letters.push(row("dead_letters", DeadLetterRow::decode(value))?.into_letter(key));
         }
         Ok(letters)
+    }
+
+    /// Marks of clients that were not heard of since, behind a key, in order: at most `looked_at` rows
+    /// are looked at. Gives back the key to go on behind; `None` at the end.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn idle_marks(&self, since_us: u64, behind: &[u8], looked_at: usize) -> Result<IdleMarks, TableError> {
+        let start = if behind.is_empty() { Bound::Unbounded } else { Bound::Excluded(behind) };
+        let (mut idle, mut last) = (Vec::new(), None);
+        let rows = self.tables.clients.range(&self.txn, &(start, Bound::Unbounded))?;
+        for (n, pair) in rows.enumerate() {
+            let (key, value) = pair?;
+            let marked = row("clients", decode_mark(value))?;
+            // 0 is of an earlier version, which did not know.
+            if (1..since_us).contains(&marked.seen_at_us) {
+                let (client, partition) = row("clients", parse_client_key(key))?;
+                idle.push((client, partition, marked.mark));
+            }
+            if n + 1 == looked_at {
+                last = Some(key.to_vec());
+                break;
+            }
+        }
+        Ok((idle, last))
     }
 
     /// Hands every row of the four databases that stand for the log to `each`, in order: database,

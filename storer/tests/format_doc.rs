@@ -21,7 +21,7 @@ use fieldstream_shared::read::Checkpoint;
 use fieldstream_shared::value::{Map, Value};
 use fieldstream_storer::rows::{
     CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentRow, FORMAT_KEY, FORMAT_VERSION, FormatRow, HistoryKey,
-    HistoryRow, checkpoint_key, client_key, decode_mark, encode_mark, history_key, parse_client_key,
+    HistoryRow, MarkRow, checkpoint_key, client_key, decode_mark, encode_mark, history_key, parse_client_key,
 };
 use std::collections::BTreeMap;
 
@@ -136,7 +136,8 @@ fn mark() -> Example {
     let window =
         [(16, (0x9c1f_03aa, Outcome::Applied { revision: 2 })), (17, (0x0000_51d2, Outcome::Refused(Code::CONFLICT)))];
     let mark = Mark { epoch: START_US, highest: 17, settled: 16, window: window.into_iter().collect() };
-    let encoded = mark.clone();
+    let row = MarkRow { mark, seen_at_us: START_US };
+    let encoded = row.clone();
     let partition = Partition::of(DOCUMENT);
     example(
         "clients mark",
@@ -144,7 +145,7 @@ fn mark() -> Example {
         |value| encode_mark(&encoded, value),
         move |key, value| {
             assert_eq!(parse_client_key(key), Ok((client(), partition)));
-            assert_eq!(decode_mark(value).as_ref(), Ok(&mark));
+            assert_eq!(decode_mark(value).as_ref(), Ok(&row));
         },
     )
 }

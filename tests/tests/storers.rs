@@ -1,12 +1,15 @@
 //! Copies, purging, and storers that come back from a copy.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use fieldstream_client::{Client, Operation};
+use fieldstream_client::{Client, ClientOptions, Operation};
 use fieldstream_gateway::Gateway;
 use fieldstream_nats::{
-    Connection, StorerEntry, StorerRegister, StreamState, Topology, lane_streams, request_snapshot,
+    Connection, ReadClient, StorerEntry, StorerRegister, StreamState, Topology, lane_streams, request_snapshot,
 };
 use fieldstream_shared::document::Body;
+use fieldstream_shared::ids::ClientId;
+use fieldstream_shared::partition::Partition;
+use fieldstream_shared::read::{AnswerBody, Query, Request};
 use fieldstream_storer::{Storer, StorerOptions, UpkeepOptions, restore};
 use fieldstream_tests::{Cluster, Shape, until};
 use std::time::Duration;
@@ -179,5 +182,50 @@ async fn on_a_purged_log_roles_wait_for_a_storer() {
     write(&client, 30..31).await;
     assert_texts(&client, 30).await;
     client.close(LONG).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_never_come_back_are_forgotten_and_those_that_do_are_served() {
+    let mut cluster = Cluster::start(Shape { storers: 0, gateways: 0, processors: vec![], ..Shape::default() }).await;
+    let mut options = storer_options(&cluster, 0);
+    options.upkeep.client_marks_kept = Duration::from_secs(2);
+    options.upkeep.forget_every = Duration::from_millis(200);
+    cluster.storers.push(Storer::start(options).await.unwrap());
+    cluster.add_sharing_processor().await;
+    let options = cluster.gateway_options(1);
+    cluster.gateways.push(Gateway::start(options).await.unwrap());
+    let connect = |id: &'static str| {
+        let url = cluster.url(0, "tcp");
+        async move { Client::connect(&url, ClientOptions::default().client_id(id)).await.unwrap() }
+    };
+    let (once, busy) = (connect("once").await, connect("busy").await);
+    once.instruct("d", Operation::Append("1".into())).await.unwrap();
+    busy.instruct("d", Operation::Append("2".into())).await.unwrap();
+    drop(once);
+    let reads = ReadClient::new(&connection(&cluster).await).await.unwrap();
+    let epochs = || async {
+        let marks = ["once", "busy"].map(|id| (Partition::of("d"), ClientId::new(id).unwrap())).to_vec();
+        let request = Request { lane: 0, min_sequence: 0, query: Query::GetMany { documents: vec![], marks } };
+        match reads.request(&request, LONG).await.unwrap().body {
+            AnswerBody::Values { marks, .. } => (marks[0].epoch, marks[1].epoch),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (before, busy_epoch) = epochs().await;
+    assert!(before > 0 && busy_epoch > 0);
+    until("the one that is gone is forgotten", Duration::from_secs(30), || async {
+        busy.instruct("d", Operation::Append("+".into())).await.unwrap();
+        let (once, busy) = epochs().await;
+        assert_eq!(busy, busy_epoch, "who works is remembered");
+        once == 0
+    })
+    .await;
+    let revision = busy.get("d").await.unwrap().revision;
+    let again = connect("once").await;
+    again.instruct("d", Operation::Append("3".into())).await.unwrap();
+    let document = again.get("d").await.unwrap();
+    assert_eq!(document.revision, revision + 1);
+    assert!(matches!(document.body, Body::Text(text) if text.starts_with("12+") && text.ends_with("+3")));
     cluster.stop().await;
 }

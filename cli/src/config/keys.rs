@@ -236,6 +236,12 @@ pub(crate) const KEYS: &[Key] = &[
         "How often a copy is made, if anything is new; sooner while the log is filling.",
     ),
     key(
+        "storer.client_marks_kept",
+        "30days",
+        Form::Duration,
+        "After so long without any instruction a client's instruction numbers are forgotten; a device that is\naway for longer with an instruction it has no answer to may see that carried out twice. 0s: never.",
+    ),
+    key(
         "storer.history_revisions",
         "1000",
         Form::Integer(0, 1_000_000_000),

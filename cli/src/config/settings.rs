@@ -70,6 +70,7 @@ pub(crate) struct Storer {
     pub(crate) copy_every: Duration,
     pub(crate) copies_kept: usize,
     pub(crate) history_revisions: u64,
+    pub(crate) client_marks_kept: Duration,
 }
 
 /// Section `up`.
@@ -186,6 +187,7 @@ fn typed(layers: &Layers) -> Result<Settings, String> {
             commit_floor: parse::duration(layers.value("storer.commit_floor"))?,
             copies_directory: path("storer.copies_directory"),
             copy_every: parse::duration(layers.value("storer.copy_every"))?,
+            client_marks_kept: parse::duration(layers.value("storer.client_marks_kept"))?,
             copies_kept: integer("storer.copies_kept")? as usize,
             history_revisions: integer("storer.history_revisions")?.into(),
         },

@@ -75,6 +75,7 @@ fn instruction(letter: &DeadLetter) -> String {
     };
     match record.action {
         Action::Refuse(code) => format!("none: the gateway refused the number ({})", code.name()),
+        Action::Forget => "none: a storer's wish to forget a client".to_owned(),
         Action::Instruct { operation, .. } => match decode(operation, Operation::read) {
             Ok(operation) => printable(&shortened(format!("{operation:?}"))),
             Err(error) => format!("cannot be read: {error}"),

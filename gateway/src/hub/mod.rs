@@ -175,6 +175,9 @@ impl LaneHub {
                 continue;
             }
             let Event { origin: Some(origin), body, .. } = event else { continue };
+            if matches!(body, EventBody::Forgotten(_)) {
+                continue;
+            }
             self.tell_origin(&origin, &body, clients, effects);
             if let EventBody::Updated { version, change } = body
                 && let Some(watched) = self.documents.get_mut(&origin.document)

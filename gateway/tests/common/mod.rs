@@ -200,6 +200,7 @@ fn apply(stored: &mut Stored, sequence: u64, payload: &[u8]) -> (Bytes, Cursors)
         let client = record.number.client.clone();
         let mark = stored.marks.entry((partition, client.clone())).or_default();
         let body = match (mark.judge(&record.arrival), record.action) {
+            (_, Action::Forget) => EventBody::Forgotten(false),
             (Verdict::Repeated(outcome), _) => EventBody::Repeated(outcome),
             (Verdict::Refused(code), _) | (Verdict::Fresh, Action::Refuse(code)) => EventBody::Refused(code),
             (Verdict::Fresh, Action::Instruct { if_revision, operation }) => {

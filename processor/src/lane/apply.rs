@@ -66,7 +66,9 @@ impl Lane {
             return Err(LaneError::Contradiction("a client's mark is not in the cache"));
         };
         let verdict = mark.judge(&record.arrival);
+        let is_last = (mark.epoch, mark.highest) == (record.arrival.epoch, record.arrival.number);
         Ok(match (verdict, &record.action) {
+            (_, Action::Forget) => EventBody::Forgotten(is_last),
             (Verdict::Repeated(outcome), _) => EventBody::Repeated(outcome),
             (Verdict::Refused(code), _) => EventBody::Refused(code),
             (Verdict::Fresh, Action::Refuse(code)) => EventBody::Refused(*code),

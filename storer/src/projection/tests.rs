@@ -20,7 +20,7 @@ impl State for Empty {
         Ok(None)
     }
 
-    fn mark(&self, _: Partition, _: &str) -> Result<Option<Mark>, Self::Error> {
+    fn mark(&self, _: Partition, _: &str) -> Result<Option<MarkRow>, Self::Error> {
         Ok(None)
     }
 }
@@ -86,7 +86,7 @@ fn updates_become_documents_history_and_marks() {
     assert_eq!((row.number, row.sequence, row.document.revision), (2, 1, 2));
     let revisions: Vec<u64> = writes.history.keys().map(|(_, revision)| *revision).collect();
     assert_eq!(revisions, [1, 2]);
-    let mark = &writes.marks[&(ClientId::new("c").unwrap(), Partition::of("d"))];
+    let MarkRow { mark, .. } = &writes.marks[&(ClientId::new("c").unwrap(), Partition::of("d"))];
     assert_eq!((mark.highest, mark.window.len()), (3, 3));
     let (lane, _, row) = &writes.checkpoints[0];
     assert_eq!((*lane, row.checkpoint.events_sequence, row.instructions_sequence), (0, 1, 1));
@@ -121,7 +121,7 @@ fn a_zombies_part_is_ignored_and_the_rest_of_its_batch_counts() {
     for document in [&own, &zombie] {
         assert_eq!(writes.documents[document.as_str()].document, log.expected(document));
     }
-    let mark = &writes.marks[&(ClientId::new("c").unwrap(), Partition::of(&zombie))];
+    let MarkRow { mark, .. } = &writes.marks[&(ClientId::new("c").unwrap(), Partition::of(&zombie))];
     assert_eq!(mark.highest, 3, "the zombie's number was not seen");
     assert_eq!(&writes.checkpoints[0].2.checkpoint.cursors, log.cursors());
 }

@@ -29,9 +29,21 @@ pub fn parse_client_key(key: &[u8]) -> Result<(ClientId, Partition), DecodeError
     Ok((client, Partition(*partition)))
 }
 
+/// A client's mark in a partition, and when it was last heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MarkRow {
+    /// What the partition has seen of the client.
+    pub mark: Mark,
+    /// When a gateway received the newest of it, microseconds since the Unix epoch; 0 in files of
+    /// earlier versions.
+    pub seen_at_us: u64,
+}
+
 /// Appends the value of a mark.
-pub fn encode_mark(mark: &Mark, out: &mut Vec<u8>) {
-    out.map(4);
+pub fn encode_mark(row: &MarkRow, out: &mut Vec<u8>) {
+    let MarkRow { mark, seen_at_us } = row;
+    out.map(5);
+    number(out, "seen_at_us", *seen_at_us);
     number(out, "epoch", mark.epoch);
     number(out, "highest", mark.highest);
     number(out, "settled", mark.settled);
@@ -49,10 +61,12 @@ pub fn encode_mark(mark: &Mark, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// [`DecodeError`] if it is none.
-pub fn decode_mark(bytes: &[u8]) -> Result<Mark, DecodeError> {
+pub fn decode_mark(bytes: &[u8]) -> Result<MarkRow, DecodeError> {
+    let mut seen_at_us = 0;
     let (mut epoch, mut highest, mut settled, mut window) = (None, None, None, None);
     read_fields(bytes, |key, r| {
         match key {
+            "seen_at_us" => seen_at_us = r.u64()?,
             "epoch" => epoch = Some(r.u64()?),
             "highest" => highest = Some(r.u64()?),
             "settled" => settled = Some(r.u64()?),
@@ -61,12 +75,13 @@ pub fn decode_mark(bytes: &[u8]) -> Result<Mark, DecodeError> {
         }
         Ok(true)
     })?;
-    Ok(Mark {
+    let mark = Mark {
         epoch: present(epoch, "epoch")?,
         highest: present(highest, "highest")?,
         settled: present(settled, "settled")?,
         window: present(window, "window")?,
-    })
+    };
+    Ok(MarkRow { mark, seen_at_us })
 }
 
 fn read_window(r: &mut Reader<'_>) -> Result<BTreeMap<u64, (u32, Outcome)>, DecodeError> {
@@ -88,8 +103,9 @@ mod tests {
         let window = [(7, (1, Outcome::Applied { revision: 9 })), (8, (u32::MAX, Outcome::Refused(Code::CONFLICT)))];
         let mark = Mark { epoch: 1, highest: 8, settled: 7, window: window.into_iter().collect() };
         let mut out = Vec::new();
-        encode_mark(&mark, &mut out);
-        assert_eq!(decode_mark(&out), Ok(mark));
+        let row = MarkRow { mark, seen_at_us: 7 };
+        encode_mark(&row, &mut out);
+        assert_eq!(decode_mark(&out), Ok(row));
         out.clear();
         client_key("boiler", Partition(0), &mut out);
         assert_eq!(parse_client_key(&out), Ok((ClientId::new("boiler").unwrap(), Partition(0))));

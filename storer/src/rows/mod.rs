@@ -10,7 +10,7 @@ mod document;
 mod history;
 mod meta;
 
-pub use client::{client_key, decode_mark, encode_mark, parse_client_key};
+pub use client::{MarkRow, client_key, decode_mark, encode_mark, parse_client_key};
 pub use dead_letter::{DeadLetterKey, DeadLetterRow};
 pub use document::{DocumentHead, DocumentRow};
 pub use history::{HistoryKey, HistoryRow, history_key};

@@ -2,6 +2,7 @@
 //! nobody needs any more. Every storer does so; they agree because they decide by the same register.
 
 mod bounds;
+mod forget;
 mod rebuild;
 
 use crate::store::{Copies, CopyState, Store, StoreError};
@@ -28,6 +29,12 @@ pub struct UpkeepOptions {
     pub copy_every: Duration,
     /// Copies kept, at least 1. Default 2.
     pub copies_kept: usize,
+    /// What is remembered of clients' instruction numbers goes after so long without any instruction:
+    /// far longer than any gateway could hold one back, and any device is away with one unresolved.
+    /// Zero: never. Default 30 days.
+    pub client_marks_kept: Duration,
+    /// How often such clients are looked for. Default 1 h.
+    pub forget_every: Duration,
     /// How often the register is renewed and the log looked at. Default 2 s.
     pub every: Duration,
 }
@@ -38,6 +45,8 @@ impl Default for UpkeepOptions {
             copies_directory: None,
             copy_every: Duration::from_secs(600),
             copies_kept: 2,
+            client_marks_kept: Duration::from_secs(30 * 86_400),
+            forget_every: Duration::from_secs(3600),
             every: Duration::from_secs(2),
         }
     }
@@ -81,6 +90,9 @@ pub(crate) async fn run(upkeep: Upkeep, mut orders: OrderServer, stop: Cancellat
         stop.cancelled().await;
         tokio::time::sleep(FINISH).await;
     };
+    let mut forgetting = tokio::time::interval(upkeep.options.forget_every);
+    forgetting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let kept_for = upkeep.options.client_marks_kept;
     let mut rebuilding = tokio::task::JoinSet::new();
     let work = async {
         loop {
@@ -88,6 +100,14 @@ pub(crate) async fn run(upkeep: Upkeep, mut orders: OrderServer, stop: Cancellat
                 _ = interval.tick() => None,
                 Some(call) = orders.next() => Some(call),
                 Some(_) = rebuilding.join_next() => None,
+                _ = forgetting.tick(), if !kept_for.is_zero() => {
+                    match forget::ask(&upkeep, kept_for).await {
+                        Ok(0) => {}
+                        Ok(marks) => tracing::info!(marks, "asked to forget clients that were not heard of for long"),
+                        Err(error) => tracing::debug!(%error, "looking for clients to forget"),
+                    }
+                    continue;
+                }
                 () = stop.cancelled() => return,
             };
             match call.map(|call| (call.order, call.reply)) {

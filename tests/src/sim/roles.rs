@@ -11,7 +11,7 @@ use fieldstream_shared::marks::Mark;
 use fieldstream_shared::partition::Partition;
 use fieldstream_shared::read::{Answer, AnswerBody, Checkpoint, HistoryEntry, Query, Request};
 use fieldstream_storer::projection::{Batch, Projection, State};
-use fieldstream_storer::rows::DocumentRow;
+use fieldstream_storer::rows::{DocumentRow, MarkRow};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The lineage of the simulated log.
@@ -68,8 +68,8 @@ impl State for Disk {
         Ok(self.documents.get(id).cloned())
     }
 
-    fn mark(&self, partition: Partition, client: &str) -> Result<Option<Mark>, Self::Error> {
-        Ok(self.mark_of(partition, client))
+    fn mark(&self, partition: Partition, client: &str) -> Result<Option<MarkRow>, Self::Error> {
+        Ok(self.mark_of(partition, client).map(|mark| MarkRow { mark, seen_at_us: 0 }))
     }
 }
 
@@ -112,8 +112,8 @@ impl Storer {
             let (version, client, number) = (row.version, row.client.clone(), row.number);
             self.disk.history.insert((id.to_string(), *revision), HistoryEntry { version, client, number, change });
         }
-        for ((client, p), mark) in writes.marks {
-            self.disk.marks.insert((p.0, client.to_string()), mark.clone());
+        for ((client, p), row) in writes.marks {
+            self.disk.marks.insert((p.0, client.to_string()), row.mark.clone());
         }
         if let Some((_, _, row)) = writes.checkpoints.into_iter().next() {
             self.disk.checkpoint = row.checkpoint;
