@@ -120,6 +120,9 @@ pub struct StorerStatus {
     pub database: String,
     /// Bytes of the LMDB file on disk.
     pub file_bytes: u64,
+    /// Bytes of its copies.
+    #[serde(default)]
+    pub copies_bytes: u64,
     /// EVENTS sequence that is durable, in order of lanes.
     pub stored: Vec<u64>,
 }

@@ -171,7 +171,7 @@ impl Storer {
         tasks.spawn(announce(connection.clone(), announced, durable.clone(), services.clone()));
         tasks.spawn(clear_stale_readers(store.clone(), services.clone()));
         let member = Member::new("storer", env!("CARGO_PKG_VERSION"), options.health.clone());
-        let status = status(member, &options.directory, store.storer(), durable.clone());
+        let status = status(member, (&options.directory, copies_of(&options)), store.storer(), durable.clone());
         let (answering, until, health) = (connection.clone(), services.clone(), options.health.clone());
         tasks.spawn(async move {
             let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
@@ -373,7 +373,7 @@ pub(crate) async fn read_lane_upto(
 
 fn status(
     member: Member,
-    directory: &Path,
+    (directory, copies): (&Path, PathBuf),
     storer: u64,
     durable: watch::Receiver<Vec<u64>>,
 ) -> impl Fn() -> RoleStatus + use<> {
@@ -381,9 +381,22 @@ fn status(
     move || {
         let file_bytes = std::fs::metadata(database.join("data.mdb")).map_or(0, |file| file.len());
         let (database, stored) = (database.display().to_string(), durable.borrow().clone());
-        let storer = StorerStatus { storer, database, file_bytes, stored };
+        let copies_bytes = copies_bytes(&copies);
+        let storer = StorerStatus { storer, database, file_bytes, copies_bytes, stored };
         RoleStatus { storer: Some(storer), ..member.status() }
     }
+}
+
+fn copies_of(options: &StorerOptions) -> PathBuf {
+    options.upkeep.copies_directory.clone().unwrap_or_else(|| options.directory.join("copies"))
+}
+
+/// Bytes of all copies in a folder.
+fn copies_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    // `latest` is a link to one of them.
+    let own = entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    own.filter_map(|entry| std::fs::metadata(entry.path().join("data.mdb")).ok()).map(|file| file.len()).sum()
 }
 
 fn upkeep_of(
@@ -393,7 +406,6 @@ fn upkeep_of(
     store: &Arc<Store>,
     turn: Arc<tokio::sync::Mutex<()>>,
 ) -> Result<Upkeep, StoreError> {
-    let copies = options.upkeep.copies_directory.clone().unwrap_or_else(|| options.directory.join("copies"));
     Ok(Upkeep {
         connection: connection.clone(),
         topology,
@@ -403,7 +415,7 @@ fn upkeep_of(
         file_mode: options.file_mode,
         map_bytes: options.map_bytes,
         history_revisions: options.history_revisions,
-        copies: Copies::open(copies, options.file_mode)?,
+        copies: Copies::open(copies_of(options), options.file_mode)?,
         database: Store::database_path(&options.directory),
         options: options.upkeep.clone(),
         health: options.health.clone(),

@@ -2,6 +2,7 @@
 
 use fieldstream_nats::{ProcessorLane, RoleStatus, Severity, StreamState, Topology};
 use fieldstream_shared::partition::PARTITIONS;
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 /// A stream fuller than this, in percent, is a problem.
@@ -18,6 +19,15 @@ pub(crate) struct LaneOverview {
     pub(crate) backlog_messages: u64,
     /// Messages of EVENTS that the most advanced storer has not stored; `None` without storers.
     pub(crate) storer_lag_messages: Option<u64>,
+}
+
+/// What takes room on disks: the log against its budget, and what storers keep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Space {
+    pub(crate) log_bytes: u64,
+    pub(crate) log_bytes_max: u64,
+    pub(crate) files_bytes: u64,
+    pub(crate) copies_bytes: u64,
 }
 
 /// Everything.
@@ -90,6 +100,20 @@ impl Overview {
         problems
     }
 
+    /// What takes room on disks.
+    pub(crate) fn space(&self) -> Space {
+        let mut space = Space::default();
+        for stream in self.lanes.iter().flat_map(|lane| [lane.instructions, lane.events]) {
+            space.log_bytes += stream.bytes;
+            space.log_bytes_max += stream.bytes_max;
+        }
+        for storer in self.members.iter().filter_map(|member| member.storer.as_ref()) {
+            space.files_bytes += storer.file_bytes;
+            space.copies_bytes += storer.copies_bytes;
+        }
+        space
+    }
+
     /// For programs.
     pub(crate) fn json(&self) -> Json {
         let lanes = self.lanes.iter().enumerate().map(|(number, lane)| {
@@ -109,6 +133,7 @@ impl Overview {
             "lanes": lanes.collect::<Vec<_>>(),
             "partitions_unowned": self.unowned,
             "partitions_contended": self.contended,
+            "space": self.space(),
             "members": self.members,
         })
     }

@@ -1,6 +1,6 @@
 //! The overview for people.
 
-use super::overview::{LaneOverview, Overview, percent, ranges};
+use super::overview::{LaneOverview, Overview, Space, percent, ranges};
 use crate::up::addresses::bytes;
 use fieldstream_nats::RoleStatus;
 use fieldstream_shared::partition::PARTITIONS;
@@ -31,7 +31,7 @@ fn text_at(overview: &Overview, now_us: u64) -> String {
     let _ = writeln!(text, "log {:016x}, {owned} of {PARTITIONS} partitions owned\n", overview.topology.log_id);
     let header = ["LANE", "INSTRUCTIONS", "EVENTS", "LOG USED", "BACKLOG", "NOT STORED"];
     table(&mut text, &header, overview.lanes.iter().enumerate().map(|(number, lane)| lane_row(number, lane)));
-    text.push('\n');
+    let _ = writeln!(text, "\nspace: {}\n", space(overview));
     let header = ["ROLE", "MEMBER", "HOST", "PID", "UP FOR", "READY", ""];
     table(&mut text, &header, overview.members.iter().map(|member| member_row(member, now_us)));
     let warnings = overview.members.iter().flat_map(|member| member.findings.iter().map(move |f| (member, f)));
@@ -39,6 +39,12 @@ fn text_at(overview: &Overview, now_us: u64) -> String {
         let _ = write!(text, "\n{}: {}\n  {}\n", member.member, finding.message, finding.mend);
     }
     text
+}
+
+fn space(overview: &Overview) -> String {
+    let Space { log_bytes, log_bytes_max, files_bytes, copies_bytes } = overview.space();
+    let [log, room, files, copies] = [log_bytes, log_bytes_max, files_bytes, copies_bytes].map(bytes);
+    format!("log {log} of {room}, files {files}, copies {copies}")
 }
 
 fn lane_row(number: usize, lane: &LaneOverview) -> Vec<String> {

@@ -31,7 +31,13 @@ fn processor(partitions: Vec<u8>, read: u64, backlog_records: u64) -> RoleStatus
 }
 
 fn storer(stored: u64) -> RoleStatus {
-    let storer = StorerStatus { storer: 5, database: "/d/db".into(), file_bytes: 4096, stored: vec![stored] };
+    let storer = StorerStatus {
+        storer: 5,
+        database: "/d/db".into(),
+        file_bytes: 4096,
+        copies_bytes: 8192,
+        stored: vec![stored],
+    };
     RoleStatus { storer: Some(storer), ..member("storer") }
 }
 
@@ -47,10 +53,22 @@ fn a_whole_deployment_is_ok() {
     let lane = &found.lanes[0];
     assert_eq!((lane.backlog_records, lane.backlog_messages, lane.storer_lag_messages), (7, 2, Some(0)));
     let text = text(&found);
-    for part in ["ok: everything works", "256 of 256", "7 records and 2 messages", "7 connections", "0-127", "(50%)"] {
+    for part in [
+        "ok: everything works",
+        "256 of 256",
+        "7 records and 2 messages",
+        "7 connections",
+        "0-127",
+        "(50%)",
+        "space: log 600 bytes of",
+    ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
     assert_eq!(found.json()["ok"], true);
+    let space = serde_json::json!({
+        "log_bytes": 600, "log_bytes_max": 2000, "files_bytes": 4096, "copies_bytes": 8192
+    });
+    assert_eq!(found.json()["space"], space);
 }
 
 #[test]

@@ -55,7 +55,8 @@ pub async fn run(options: &RunOptions) -> Json {
     let load = Load::default();
     let devices: Vec<_> = (0..DEVICES)
         .map(|i| {
-            let (url, seed) = (site.urls[i % 2].clone(), options.seed.wrapping_mul(1_000).wrapping_add(i as u64));
+            let (url, seed) =
+                (site.device_urls[i % 2].clone(), options.seed.wrapping_mul(1_000).wrapping_add(i as u64));
             tokio::spawn(load.clone().device(url, format!("device-{i}"), seed))
         })
         .collect();
@@ -63,7 +64,8 @@ pub async fn run(options: &RunOptions) -> Json {
     for i in 0..DOCUMENTS * 2 {
         let last = Arc::new(AtomicU64::new(0));
         watched.push((format!("doc-{}", i % DOCUMENTS), Arc::clone(&last)));
-        let watcher = load.clone().watcher(site.urls[i / DOCUMENTS].clone(), format!("doc-{}", i % DOCUMENTS), last);
+        let watcher =
+            load.clone().watcher(site.device_urls[i / DOCUMENTS].clone(), format!("doc-{}", i % DOCUMENTS), last);
         tokio::spawn(watcher);
     }
     let mut nemesis = Nemesis::new(StdRng::seed_from_u64(options.seed), load.clone(), &site).await;

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const PROBES: usize = 8;
 
 /// The faults, by the names in the report.
-const FAULTS: [(&str, u32); 16] = [
+const FAULTS: [(&str, u32); 20] = [
     ("kill-processor", 10),
     ("kill-storer", 6),
     ("kill-gateway", 4),
@@ -34,6 +34,10 @@ const FAULTS: [(&str, u32); 16] = [
     ("replace-processor", 3),
     ("poison-record", 2),
     ("replayed-batch", 3),
+    ("cut-devices", 2),
+    ("half-open-devices", 1),
+    ("freeze-devices", 1),
+    ("slow-devices", 1),
 ];
 
 /// Strikes, and keeps count.
@@ -55,7 +59,8 @@ impl Nemesis {
         let connection = Connection::connect(site.nats.server(), "nemesis").await.expect("a connection");
         let mut probes = Vec::new();
         for (i, url) in site.urls.iter().enumerate() {
-            probes.push(connect(url, &format!("probe-{i}")).await.expect("a probe"));
+            let probe = tokio::time::timeout(PATIENCE, connect(url, &format!("probe-{i}"))).await;
+            probes.push(probe.expect("the deployment comes up; its logs say why not").expect("a probe"));
         }
         let nemesis = Nemesis {
             rng,
@@ -69,7 +74,7 @@ impl Nemesis {
             started_again: 0,
         };
         // Everything is up before anything is broken.
-        nemesis.probe().await;
+        assert!(nemesis.probe().await, "the deployment works; its logs say why not");
         nemesis
     }
 
@@ -177,6 +182,27 @@ impl Nemesis {
             "cut-gateways" => site.gateway_proxy.cut() > 0,
             "cut-processors" => site.processor_proxy.cut() > 0,
             "cut-storers" => site.storer_proxy.cut() > 0,
+            // All devices come back at once.
+            "cut-devices" => site.device_proxies.iter().map(|proxy| proxy.cut()).sum::<u64>() > 0,
+            "half-open-devices" => {
+                let (i, busy) = (self.rng.random_range(0..site.device_proxies.len()), self.load.open() > 0);
+                site.device_proxies[i].stall() > 0 && busy
+            }
+            "freeze-devices" => {
+                let i = self.rng.random_range(0..site.device_proxies.len());
+                site.device_proxies[i].freeze(true);
+                self.rest(1_000, 3_000).await;
+                let open = self.load.open();
+                site.device_proxies[i].freeze(false);
+                open > 0
+            }
+            "slow-devices" => {
+                site.device_proxies.iter().for_each(|proxy| proxy.slow_down(true));
+                self.rest(1_000, 3_000).await;
+                let open = self.load.open();
+                site.device_proxies.iter().for_each(|proxy| proxy.slow_down(false));
+                open > 0
+            }
             "freeze-processors" => {
                 site.processor_proxy.freeze(true);
                 self.rest(1_000, 3_000).await;

@@ -1,14 +1,19 @@
-//! A TCP proxy in front of NATS that can cut connections, stop forwarding, and swallow
-//! acknowledgements of publishes.
+//! A TCP proxy that can cut connections, stop forwarding, leave connections half open, let bytes
+//! through slowly, and, in front of NATS, swallow acknowledgements of publishes.
 
 use bytes::BytesMut;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+/// A slow connection lets so many bytes through, so often.
+const SLOW_BYTES: usize = 48;
+const SLOW_EVERY: Duration = Duration::from_millis(20);
 
 /// What the proxy does at present. Clones are the same.
 #[derive(Debug, Clone)]
@@ -22,6 +27,9 @@ pub struct Proxy {
 struct State {
     frozen: watch::Sender<bool>,
     cuts: watch::Sender<u64>,
+    /// How often connections were left half open: those made before stay so.
+    stalls: AtomicU64,
+    slow: AtomicBool,
     swallowing: AtomicBool,
     swallowed: AtomicU64,
     connections: AtomicU64,
@@ -33,11 +41,25 @@ impl Proxy {
     /// # Panics
     /// If it cannot listen.
     pub async fn start(upstream: SocketAddr) -> Proxy {
+        Proxy::in_front_of(upstream, true).await
+    }
+
+    /// Begins to forward bytes of any protocol.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub async fn of_bytes(upstream: SocketAddr) -> Proxy {
+        Proxy::in_front_of(upstream, false).await
+    }
+
+    async fn in_front_of(upstream: SocketAddr, is_nats: bool) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             frozen: watch::Sender::new(false),
             cuts: watch::Sender::new(0),
+            stalls: AtomicU64::new(0),
+            slow: AtomicBool::new(false),
             swallowing: AtomicBool::new(false),
             swallowed: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -45,7 +67,7 @@ impl Proxy {
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, upstream, Arc::clone(&shared)));
+                tokio::spawn(forward(client, upstream, is_nats, Arc::clone(&shared)));
             }
         });
         Proxy { state, address }
@@ -62,6 +84,18 @@ impl Proxy {
         self.state.frozen.send_replace(frozen);
     }
 
+    /// Leaves all present connections half open: nothing passes any more, and nobody is told. Gives
+    /// back how many there were.
+    pub fn stall(&self) -> u64 {
+        self.state.stalls.fetch_add(1, Ordering::SeqCst);
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Lets a few bytes through at a time, or everything again.
+    pub fn slow_down(&self, slow: bool) {
+        self.state.slow.store(slow, Ordering::SeqCst);
+    }
+
     /// Begins or ends swallowing every other acknowledgement of a publish.
     pub fn swallow(&self, swallowing: bool) {
         self.state.swallowing.store(swallowing, Ordering::SeqCst);
@@ -73,15 +107,21 @@ impl Proxy {
     }
 }
 
-async fn forward(client: TcpStream, upstream: SocketAddr, state: Arc<State>) {
+async fn forward(client: TcpStream, upstream: SocketAddr, is_nats: bool, state: Arc<State>) {
     let mut cuts = state.cuts.subscribe();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     state.connections.fetch_add(1, Ordering::SeqCst);
+    let back = async {
+        match is_nats {
+            true => pass_answers(from_server, to_client, &state).await,
+            false => pass(from_server, to_client, &state).await,
+        }
+    };
     tokio::select! {
         () = pass(from_client, to_server, &state) => {}
-        () = pass_answers(from_server, to_client, &state) => {}
+        () = back => {}
         _ = cuts.changed() => {}
     }
     state.connections.fetch_sub(1, Ordering::SeqCst);
@@ -93,10 +133,20 @@ async fn thawed(state: &State) {
 
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut buffer = vec![0; 64 << 10];
+    let stalls = state.stalls.load(Ordering::SeqCst);
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         thawed(state).await;
-        if to.write_all(&buffer[..n]).await.is_err() {
-            return;
+        if state.stalls.load(Ordering::SeqCst) != stalls {
+            std::future::pending::<()>().await;
+        }
+        let slow = state.slow.load(Ordering::SeqCst);
+        for piece in buffer[..n].chunks(if slow { SLOW_BYTES } else { n }) {
+            if to.write_all(piece).await.is_err() {
+                return;
+            }
+            if state.slow.load(Ordering::SeqCst) {
+                tokio::time::sleep(SLOW_EVERY).await;
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ impl Role {
             }
         }
         // The checker compares whole histories.
-        command.env("FIELDSTREAM_STORER_HISTORY_REVISIONS", "0");
+        command.env("FIELDSTREAM_STORER__HISTORY_REVISIONS", "0");
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the role starts"));
     }
@@ -117,8 +117,12 @@ pub struct Site {
     pub processor_proxy: Proxy,
     /// Between storers and NATS.
     pub storer_proxy: Proxy,
-    /// Where devices connect.
+    /// Between devices and each gateway.
+    pub device_proxies: Vec<Proxy>,
+    /// The gateways themselves.
     pub urls: Vec<String>,
+    /// Where devices connect.
+    pub device_urls: Vec<String>,
 }
 
 impl Site {
@@ -155,8 +159,24 @@ impl Site {
         let storers = (0..2).map(|i| role("storer", i, &storer_proxy, &data(i))).collect();
         let nats_url = format!("nats://{login}{at}");
         let urls = ports.iter().map(|at| format!("tcp://{at}")).collect();
-        let mut site =
-            Site { nats, nats_url, gateways, processors, storers, gateway_proxy, processor_proxy, storer_proxy, urls };
+        let mut device_proxies = Vec::new();
+        for at in &ports {
+            device_proxies.push(Proxy::of_bytes(*at).await);
+        }
+        let device_urls = device_proxies.iter().map(|proxy| format!("tcp://{}", proxy.address)).collect();
+        let mut site = Site {
+            nats,
+            nats_url,
+            gateways,
+            processors,
+            storers,
+            gateway_proxy,
+            processor_proxy,
+            storer_proxy,
+            device_proxies,
+            urls,
+            device_urls,
+        };
         site.roles().for_each(Role::start);
         site
     }
