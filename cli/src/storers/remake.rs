@@ -203,6 +203,14 @@ async fn look_at(directory: &Path, history_revisions: u64) -> Result<Digests, Fa
     serde_json::from_slice(&output.stdout).map_err(|error| broken(error.to_string()))
 }
 
+/// What a file was made from.
+fn source(copy: Option<&str>, messages: u64) -> String {
+    match copy {
+        Some(copy) => format!("{copy} and {messages} message(s) of EVENTS behind it"),
+        None => format!("the log from its beginning, {messages} message(s) of EVENTS"),
+    }
+}
+
 struct Report {
     file: Digests,
     replayed: Digests,
@@ -236,9 +244,9 @@ impl Report {
                 "took_ms": self.took.as_millis() as u64,
             }));
         }
-        let from = self.copy.as_ref().map_or("the beginning of the log".to_owned(), |copy| copy.display().to_string());
+        let from = source(self.copy.as_ref().map(|copy| copy.display().to_string()).as_deref(), self.messages);
         let ends: Vec<String> = upto.iter().map(u64::to_string).collect();
-        output::line(&format!("replayed    {from} and {} messages of EVENTS behind it", self.messages))?;
+        output::line(&format!("replayed    {from}"))?;
         output::line(&format!("compared    {} rows, EVENTS up to {}", self.file.rows, ends.join(", ")))?;
         for bad in &self.file.bad {
             output::line(&format!("bad row     {}: {}: {}", bad.database, bad.key, bad.reason))?;
@@ -283,8 +291,7 @@ pub(super) async fn rebuild(args: &RebuildArgs, config: Option<PathBuf>) -> Resu
         return output::json(&json!(rebuilt));
     }
     let upto: Vec<String> = rebuilt.stored.iter().map(u64::to_string).collect();
-    let from = rebuilt.copy.as_deref().unwrap_or("the beginning of the log");
-    output::line(&format!("made again  from {from} and {} messages of EVENTS behind it", rebuilt.messages))?;
+    output::line(&format!("made again  from {}", source(rebuilt.copy.as_deref(), rebuilt.messages)))?;
     output::line(&format!("in use      {}, EVENTS up to {}", rebuilt.generation, upto.join(", ")))?;
     output::line(&format!("the old one {}; remove it when no program reads it any more", rebuilt.before))?;
     output::line(&format!("took        {:.1} s", begun.elapsed().as_secs_f64()))
