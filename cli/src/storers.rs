@@ -128,6 +128,7 @@ async fn list(args: &ListArgs, config: Option<PathBuf>) -> Result<(), Failure> {
     }
     for entry in &entries {
         let seen = match age(entry) {
+            _ if entry.temporary => "being made again".to_owned(),
             age if age < PRESENT => "present".to_owned(),
             age => format!("absent for {}", humantime::format_duration(Duration::from_secs(age.as_secs()))),
         };
@@ -161,7 +162,7 @@ async fn forget(args: &ForgetArgs, config: Option<PathBuf>) -> Result<(), Failur
         return Err(Failure::failed(format_args!("storer {:016x} is running", args.storer))
             .help("stop it first; it would register again"));
     }
-    if entries.len() == 1 && !args.yes {
+    if !entry.temporary && entries.iter().filter(|entry| !entry.temporary).count() == 1 && !args.yes {
         return Err(Failure::failed(
             "it is the last storer: without it, and without its copies, nothing but the log knows the documents",
         )
@@ -177,7 +178,8 @@ async fn running(connection: &fieldstream_nats::Connection, named: Option<u64>) 
     if let Some(storer) = named {
         return Ok(storer);
     }
-    let present: Vec<_> = entries(connection).await?.into_iter().filter(|entry| age(entry) < PRESENT).collect();
+    let present: Vec<_> =
+        entries(connection).await?.into_iter().filter(|entry| !entry.temporary && age(entry) < PRESENT).collect();
     match &present[..] {
         [one] => Ok(one.storer),
         [] => Err(Failure::new(Exit::Unavailable, "no storer is running")),

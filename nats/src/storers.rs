@@ -53,6 +53,10 @@ pub struct StorerEntry {
     /// Its verified copies, the newest first.
     #[serde(default)]
     pub copies: Vec<CopyEntry>,
+    /// No storer, but a file that is being made again: it answers nobody, and whoever left it behind
+    /// does not come back.
+    #[serde(default)]
+    pub temporary: bool,
 }
 
 /// The register.

@@ -3,7 +3,7 @@
 
 use crate::digest::Digests;
 use crate::service::{StorerError, open_lanes_at, read_lane_upto, spawn_writer};
-use crate::store::{Belongs, CopyState, Identity, Store, StoreError, StoreOptions, restore};
+use crate::store::{Belongs, Identity, Store, StoreError, StoreOptions, restore};
 use crate::upkeep::marks_of;
 use crate::writer::{Writer, now_us};
 use fieldstream_nats::{Connection, Log, NatsError, StorerEntry, StorerRegister, Topology, last_sequence};
@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 const QUEUE_BATCHES: usize = 256;
 /// The register's entry of what is being made is renewed this often.
 const RENEW: Duration = Duration::from_secs(5);
-/// So close behind the log's end a rebuilt file is close enough to be switched in.
-const CLOSE_MESSAGES: u64 = 256;
-/// So often the log's end is asked for before it is taken as it is.
-const ROUNDS: usize = 20;
+/// Having been so few messages behind, a file has followed closely enough.
+const CLOSE_MESSAGES: u64 = 64;
+/// An end that runs away faster than it can be followed is approached so many times.
+pub(crate) const ROUNDS_MAX: usize = 50;
 
 /// How to make a file again.
 #[derive(Debug, Clone)]
@@ -47,7 +47,6 @@ pub struct Replay {
     connection: Connection,
     topology: Topology,
     store: Arc<Store>,
-    copy: Option<CopyState>,
     messages: u64,
     history_revisions: u64,
     kept: Kept,
@@ -115,10 +114,12 @@ impl Replay {
         let identity = Identity { lanes, log_id, new_storer: options.storer, now_us: now_us() };
         let from = options.copy;
         let opened = tokio::task::spawn_blocking(move || {
-            let copy = from.map(|copy| restore(&copy, &files, None, false)).transpose()?;
-            Ok::<_, StoreError>((Store::open_as(files, &identity, Belongs::ToLog)?, copy))
+            if let Some(copy) = from {
+                restore(&copy, &files, None, false)?;
+            }
+            Store::open_as(files, &identity, Belongs::ToLog)
         });
-        let (store, copy) = opened.await.map_err(|e| StorerError::WriterGone(e.to_string()))??;
+        let store = opened.await.map_err(|e| StorerError::WriterGone(e.to_string()))??;
         let marks = store.checkpoints().iter().zip(0..).map(|(checkpoint, lane)| marks_of(checkpoint, lane)).collect();
         let entry = StorerEntry {
             storer: rand::random(),
@@ -128,6 +129,7 @@ impl Replay {
             seen_at_us: now_us(),
             lanes: marks,
             copies: Vec::new(),
+            temporary: true,
         };
         let kept = Kept::begin(connection, entry).await?;
         Ok(Replay {
@@ -135,16 +137,10 @@ impl Replay {
             connection: connection.clone(),
             topology,
             store: Arc::new(store),
-            copy,
             messages: 0,
             history_revisions,
             kept,
         })
-    }
-
-    /// The copy it began with.
-    pub fn copy(&self) -> Option<&CopyState> {
-        self.copy.as_ref()
     }
 
     /// Messages of EVENTS read so far.
@@ -204,20 +200,28 @@ impl Replay {
         Ok(())
     }
 
+    /// As [`Replay::run_to`]; whether it was close already, so that the next time will be quick.
+    ///
+    /// # Errors
+    /// As for [`Replay::run_to`].
+    pub async fn approach(&mut self, upto: &[u64]) -> Result<bool, StorerError> {
+        let behind: u64 = self.positions()?.iter().zip(upto).map(|(at, to)| to.saturating_sub(*at)).sum();
+        self.run_to(upto).await?;
+        Ok(behind <= CLOSE_MESSAGES)
+    }
+
     /// Takes in the log until its end is close.
     ///
     /// # Errors
     /// As for [`Replay::run_to`].
     pub async fn run_to_end(&mut self) -> Result<(), StorerError> {
-        for _ in 0..ROUNDS {
+        for _ in 0..ROUNDS_MAX {
             let mut ends = Vec::new();
             for lane in 0..self.topology.lanes {
                 ends.push(last_sequence(&self.connection, Log::Events, lane).await?);
             }
-            let behind: u64 = self.positions()?.iter().zip(&ends).map(|(at, end)| end.saturating_sub(*at)).sum();
-            self.run_to(&ends).await?;
-            if behind <= CLOSE_MESSAGES {
-                return Ok(());
+            if self.approach(&ends).await? {
+                break;
             }
         }
         Ok(())

@@ -239,7 +239,7 @@ pub(crate) const KEYS: &[Key] = &[
         "storer.client_marks_kept",
         "30days",
         Form::Duration,
-        "After so long without any instruction a client's instruction numbers are forgotten; a device that is\naway for longer with an instruction it has no answer to may see that carried out twice. 0s: never.",
+        "After so long without any instruction a client's instruction numbers are forgotten; a device that is\naway for longer with an instruction it has no answer to may see that carried out twice. At least 1day; 0s: never.",
     ),
     key(
         "storer.history_revisions",

@@ -104,6 +104,9 @@ pub(crate) struct Settings {
     pub(crate) log: Log,
 }
 
+/// What is remembered of a client must outlast every gateway that could still hold something it sent.
+const MARKS_KEPT_MIN: Duration = Duration::from_secs(86_400);
+
 impl Settings {
     /// Reads settings from layers whose values have the right form, and checks what concerns
     /// several keys.
@@ -132,6 +135,9 @@ impl Settings {
         }
         if self.processor.pinned_bytes_max > self.processor.cache_bytes_max {
             complain("processor.pinned_bytes_max", "must not be larger than processor.cache_bytes_max");
+        }
+        if !self.storer.client_marks_kept.is_zero() && self.storer.client_marks_kept < MARKS_KEPT_MIN {
+            complain("storer.client_marks_kept", "must be 0s, for ever, or at least 1 day");
         }
         for (key, file) in [
             ("gateway.certificate_file", &gateway.certificate_file),

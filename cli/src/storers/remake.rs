@@ -38,12 +38,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) storer: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) source: SourceArgs,
-    #[command(flatten)]
-    pub(crate) operator: OperatorArgs,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: CommonArgs,
     /// Only look at the file, and print what it holds
     #[arg(long, hide = true, value_name = "HISTORY_REVISIONS")]
     pub(crate) digest: Option<u64>,
@@ -58,23 +53,23 @@ pub(crate) struct RebuildArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) storer: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) source: SourceArgs,
-    #[command(flatten)]
-    pub(crate) operator: OperatorArgs,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) common: CommonArgs,
 }
 
-/// What to begin with.
+/// What to begin with, where the log is, and how to say what came of it.
 #[derive(Debug, Args)]
-pub(crate) struct SourceArgs {
+pub(crate) struct CommonArgs {
     /// Begin with this copy, a folder with data.mdb [default: the newest]
     #[arg(long, value_name = "COPY", conflicts_with = "from_log")]
     pub(crate) copy: Option<PathBuf>,
     /// Begin with the first message of the log, without a copy
     #[arg(long)]
     pub(crate) from_log: bool,
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A storer's folder, and how its files are made.
@@ -132,26 +127,26 @@ impl Site {
 /// # Errors
 /// If file and log differ, or could not be compared.
 pub(super) async fn verify(args: &VerifyArgs, config: Option<PathBuf>) -> Result<(), Failure> {
-    let place = Site::of(args.storer.as_ref(), args.operator.data.as_ref(), config.clone())?;
-    let database = Store::database_path(&place.directory);
+    let site = Site::of(args.storer.as_ref(), args.common.operator.data.as_ref(), config.clone())?;
+    let database = Store::database_path(&site.directory);
     if let Some(history_revisions) = args.digest {
         let digests = Digests::of_file(&database, history_revisions).map_err(|error| Failure::failed(&error))?;
         return output::json(&json!(digests));
     }
     let begun = Instant::now();
-    let file = look_at(&place.directory, place.settings.storer.history_revisions).await?;
+    let file = look_at(&site.directory, site.settings.storer.history_revisions).await?;
     let upto: Vec<u64> = file.lanes.iter().map(|lane| lane.events_sequence).collect();
-    let connection = args.operator.connect(config).await?;
+    let connection = args.common.operator.connect(config).await?;
     let topology = Topology::load(&connection).await.map_err(|error| nats_failure(&error))?;
-    let copy = match (&args.source.copy, args.source.from_log) {
+    let copy = match (&args.common.copy, args.common.from_log) {
         (Some(copy), _) => Some(copy.clone()),
         (None, true) => None,
-        (None, false) => place.newest(topology.log_id, Some(&upto))?.map(|copy| copy.path),
+        (None, false) => site.newest(topology.log_id, Some(&upto))?.map(|copy| copy.path),
     };
-    let replayed = replay_to(&connection, place.options(copy.clone(), 0), &upto);
+    let replayed = replay_to(&connection, site.options(copy.clone(), 0), &upto);
     let (replayed, messages) = replayed.await.map_err(|error| not_replayed(&error))?;
     let report = Report { file, replayed, copy, messages, took: begun.elapsed() };
-    report.print(args.json)?;
+    report.print(args.common.json)?;
     if report.is_equal() {
         return Ok(());
     }
@@ -273,21 +268,21 @@ impl Report {
 /// If it was not done; the file there was is in use then as before.
 pub(super) async fn rebuild(args: &RebuildArgs, config: Option<PathBuf>) -> Result<(), Failure> {
     let begun = Instant::now();
-    let connection = args.operator.connect(config.clone()).await?;
+    let connection = args.common.operator.connect(config.clone()).await?;
     let rebuilt = match &args.storer {
         None => {
             let storer = running(&connection, args.id).await?;
-            let copy = args.source.copy.as_ref().map(|copy| copy.display().to_string());
-            let order = RebuildOrder { from_log: args.source.from_log, copy };
+            let copy = args.common.copy.as_ref().map(|copy| copy.display().to_string());
+            let order = RebuildOrder { from_log: args.common.from_log, copy };
             eprintln!("storer {storer:016x} makes its file again, beside its work; this may take a while");
             request_rebuild(&connection, storer, &order).await.map_err(|error| nats_failure(&error))?
         }
         Some(directory) => {
-            let place = Site::of(Some(directory), None, config)?;
-            rebuild_stopped(&connection, &place, &args.source).await?
+            let site = Site::of(Some(directory), None, config)?;
+            rebuild_stopped(&connection, &site, &args.common).await?
         }
     };
-    if args.json {
+    if args.common.json {
         return output::json(&json!(rebuilt));
     }
     let upto: Vec<String> = rebuilt.stored.iter().map(u64::to_string).collect();
@@ -299,26 +294,26 @@ pub(super) async fn rebuild(args: &RebuildArgs, config: Option<PathBuf>) -> Resu
 
 async fn rebuild_stopped(
     connection: &Connection,
-    place: &Site,
-    source: &SourceArgs,
+    site: &Site,
+    source: &CommonArgs,
 ) -> Result<fieldstream_nats::Rebuilt, Failure> {
     let topology = Topology::load(connection).await.map_err(|error| nats_failure(&error))?;
     let files = StoreOptions {
-        directory: place.directory.clone(),
-        file_mode: place.settings.storer.file_mode,
-        map_bytes: place.settings.storer.map_bytes,
-        history_revisions: place.settings.storer.history_revisions,
+        directory: site.directory.clone(),
+        file_mode: site.settings.storer.file_mode,
+        map_bytes: site.settings.storer.map_bytes,
+        history_revisions: site.settings.storer.history_revisions,
     };
     Store::check_unused(&files.directory).map_err(|error| Failure::failed(&error))?;
     let copy = match (&source.copy, source.from_log) {
         (Some(copy), _) => Some(copy.clone()),
         (None, true) => None,
-        (None, false) => place.newest(topology.log_id, None)?.map(|copy| copy.path),
+        (None, false) => site.newest(topology.log_id, None)?.map(|copy| copy.path),
     };
     let before = Store::database_path(&files.directory);
     let before = before.canonicalize().unwrap_or(before);
     let fail = |error: &StorerError| Failure { trouble: None, ..storer_failure(error) };
-    let options = place.options(copy.clone(), rand::random());
+    let options = site.options(copy.clone(), rand::random());
     let mut replay = Replay::begin(connection, options).await.map_err(|error| fail(&error))?;
     if let Err(error) = replay.run_to_end().await {
         replay.discard().await;

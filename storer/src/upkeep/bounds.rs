@@ -45,15 +45,15 @@ pub(super) fn is_absent(entry: &StorerEntry, now_us: u64) -> bool {
     now_us.saturating_sub(entry.seen_at_us) > ABSENT_AFTER_US
 }
 
-/// The storers that are dropped from the register: those that are absent while space is critical,
-/// but never the last one, and never the only ones with a copy.
+/// The entries that are dropped from the register: what was left behind of files that were being made
+/// again, and storers that are absent while space is critical, but never the last one, and never the
+/// only ones with a copy.
 pub(super) fn dropped(entries: &[StorerEntry], pressure: Pressure, now_us: u64) -> Vec<u64> {
     let present = |entry: &&StorerEntry| !is_absent(entry, now_us);
     let safe = entries.iter().filter(present).any(|entry| !entry.copies.is_empty());
-    if pressure < Pressure::Critical || !safe {
-        return Vec::new();
-    }
-    entries.iter().filter(|entry| is_absent(entry, now_us)).map(|entry| entry.storer).collect()
+    let drop_storers = pressure >= Pressure::Critical && safe;
+    let goes = |entry: &&StorerEntry| is_absent(entry, now_us) && (entry.temporary || drop_storers);
+    entries.iter().filter(goes).map(|entry| entry.storer).collect()
 }
 
 /// Sequences below which the streams of a lane may go: EVENTS, INSTRUCTIONS.
@@ -117,6 +117,7 @@ mod tests {
             seen_at_us: storer * ABSENT_AFTER_US,
             lanes: marks(at.0, at.1),
             copies: copies.iter().map(copy).collect(),
+            temporary: false,
         }
     }
 
@@ -139,6 +140,8 @@ mod tests {
     #[test]
     fn only_absent_storers_are_dropped_and_only_if_another_has_a_copy() {
         let (now_us, copy) = (5 * ABSENT_AFTER_US, &[(1, 1)][..]);
+        let left = |storer| StorerEntry { temporary: true, ..entry(storer, (9, 9), &[]) };
+        assert_eq!(dropped(&[left(1), left(5), entry(2, (9, 9), copy)], Pressure::None, now_us), [1], "left behind");
         let (absent, present) = (entry(1, (5, 5), copy), entry(5, (9, 9), copy));
         let both = [absent.clone(), present];
         assert_eq!(dropped(&both, Pressure::High, now_us), [0_u64; 0]);

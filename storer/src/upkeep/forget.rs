@@ -21,7 +21,8 @@ pub(super) async fn ask(upkeep: &Upkeep, kept: Duration) -> Result<usize, NatsEr
     let now = now_us();
     let entries = StorerRegister::open(&upkeep.connection).await?.list().await?;
     // Asking twice does no harm; asking once is enough.
-    let first = entries.iter().filter(|entry| !is_absent(entry, now)).map(|entry| entry.storer).min();
+    let first =
+        entries.iter().filter(|entry| !entry.temporary && !is_absent(entry, now)).map(|entry| entry.storer).min();
     if first.is_some_and(|first| first != upkeep.store.storer()) {
         return Ok(0);
     }

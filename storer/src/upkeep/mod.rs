@@ -189,6 +189,7 @@ impl Upkeep {
             seen_at_us: now_us(),
             lanes: lanes.to_vec(),
             copies: kept.iter().map(copy_entry).collect(),
+            temporary: false,
         }
     }
 
@@ -229,7 +230,7 @@ impl Upkeep {
         for storer in dropped(&entries, pressure, now) {
             tracing::error!(
                 storer = format!("{storer:016x}"),
-                "dropped from the register: it is absent and space is short"
+                "dropped from the register: it is absent, and space is short or it was no storer"
             );
             register.remove(storer).await?;
             entries.retain(|entry| entry.storer != storer);

@@ -2,18 +2,13 @@
 //! both hold the same state when they are switched, and the writer is between two commits.
 
 use super::Upkeep;
-use crate::replay::{Replay, ReplayOptions};
+use crate::replay::{ROUNDS_MAX, Replay, ReplayOptions};
 use crate::service::StorerError;
 use crate::store::{Store, StoreError};
 use fieldstream_nats::{Connection, RebuildOrder, Rebuilt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-
-/// So many messages behind, the new file is close enough for the writer to wait for the rest.
-const CLOSE_MESSAGES: u64 = 64;
-/// The writer waits at the latest after so many rounds.
-const ROUNDS_MAX: usize = 50;
 
 /// What a rebuild needs.
 pub(super) struct Rebuild {
@@ -50,34 +45,52 @@ impl Rebuild {
 
     pub(super) async fn run(self) -> Result<Rebuilt, StorerError> {
         tracing::info!(copy = ?self.options.copy, "making the file again");
-        let explain = |error| self.store.explain(error);
         let mut replay = Replay::begin(&self.connection, self.options.clone()).await?;
-        for _ in 0..ROUNDS_MAX {
-            let upto: Vec<u64> = self.stored().map_err(explain)?;
-            let behind: u64 = replay.positions()?.iter().zip(&upto).map(|(at, to)| to.saturating_sub(*at)).sum();
-            replay.run_to(&upto).await?;
-            if behind <= CLOSE_MESSAGES {
-                break;
+        let caught_up = match self.approach(&mut replay).await {
+            Ok(()) => {
+                let turn = self.turn.lock().await;
+                self.catch_up(&mut replay).await.map(|stored| (turn, stored))
             }
-        }
-        let _turn = self.turn.lock().await;
-        let stored = self.stored().map_err(explain)?;
-        replay.run_to(&stored).await?;
-        if replay.checkpoints()? != self.store.checkpoints_now().map_err(explain)? {
-            let error = StoreError::RebuiltDiffers { path: self.database.clone() };
-            replay.discard().await;
-            return Err(error.into());
-        }
+            Err(error) => Err(error),
+        };
+        let (_turn, stored) = match caught_up {
+            Ok(caught_up) => caught_up,
+            Err(error) => {
+                replay.discard().await;
+                return Err(error);
+            }
+        };
         let before = std::fs::canonicalize(&self.database).unwrap_or_else(|_| self.database.clone());
-        let (copy, messages) = (replay.copy().map(|copy| copy.path.display().to_string()), replay.messages());
-        let copy = self.options.copy.as_ref().map(|path| path.display().to_string()).or(copy);
+        let messages = replay.messages();
         let generation = replay.finish(|rebuilt| self.store.switch_to(rebuilt)).await?;
         tracing::info!(generation = %generation.display(), messages, "the file was made again and is in use");
         let (generation, before) = (generation.display().to_string(), before.display().to_string());
+        let copy = self.options.copy.as_ref().map(|path| path.display().to_string());
         Ok(Rebuilt { generation, before, copy, messages, stored })
     }
 
-    fn stored(&self) -> Result<Vec<u64>, crate::tables::TableError> {
-        Ok(self.store.checkpoints_now()?.iter().map(|checkpoint| checkpoint.events_sequence).collect())
+    async fn approach(&self, replay: &mut Replay) -> Result<(), StorerError> {
+        for _ in 0..ROUNDS_MAX {
+            if replay.approach(&self.stored()?).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the new file to where the one in use stands, between two commits of that.
+    async fn catch_up(&self, replay: &mut Replay) -> Result<Vec<u64>, StorerError> {
+        let stored = self.stored()?;
+        replay.run_to(&stored).await?;
+        let in_use = self.store.checkpoints_now().map_err(|error| self.store.explain(error))?;
+        if replay.checkpoints()? != in_use {
+            return Err(StoreError::RebuiltDiffers { path: self.database.clone() }.into());
+        }
+        Ok(stored)
+    }
+
+    fn stored(&self) -> Result<Vec<u64>, StorerError> {
+        let checkpoints = self.store.checkpoints_now().map_err(|error| self.store.explain(error))?;
+        Ok(checkpoints.iter().map(|checkpoint| checkpoint.events_sequence).collect())
     }
 }
