@@ -40,6 +40,14 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// No server may ask for signs of life more often.
 const KEEPALIVE_MIN: Duration = Duration::from_millis(100);
 
+/// Who waits for an answer asks for a sign of life after so much silence. Servers answer it at once,
+/// unless they said that they read nothing at present.
+const ASK_ALIVE: Duration = Duration::from_secs(5);
+
+/// Who waits for an answer takes the connection for dead after so much silence, long before the
+/// keepalive would: a network may lose a connection without telling either side.
+const WAIT_SILENT: Duration = Duration::from_secs(20);
+
 /// Why a connection is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
@@ -81,6 +89,10 @@ pub(crate) struct Session {
     last_received: Instant,
     last_ping: Instant,
     paused_until: Option<Instant>,
+    /// The server said PAUSE, and nothing yet by which it would be reading again.
+    reads_nothing: bool,
+    /// Since when something is awaited and nothing was heard.
+    awaiting: Option<Instant>,
     retries: Vec<(Instant, Retry)>,
     failed: Option<ClientError>,
     welcomes: u64,
@@ -105,6 +117,8 @@ impl Session {
             last_received: now,
             last_ping: now,
             paused_until: None,
+            reads_nothing: false,
+            awaiting: None,
             retries: Vec::new(),
             failed: None,
             welcomes: 0,
@@ -137,6 +151,7 @@ impl Session {
     pub(crate) fn connected(&mut self, now: Instant, welcome_by: Instant) {
         self.link = Link::Greeting { welcome_by };
         (self.last_sent, self.last_received, self.last_ping) = (now, now, now);
+        (self.reads_nothing, self.awaiting) = (false, None);
         self.outbox.clear();
         self.deframer = Deframer::default();
         self.retries.clear();
@@ -264,20 +279,32 @@ impl Session {
         if now >= silent_at {
             return Err(End::Broken(format!("nothing was heard from the server for {keepalive:?}")));
         }
+        let is_awaiting = !self.reads_nothing && (self.numbers.open() > 0 || !self.requests.is_empty());
+        self.awaiting = is_awaiting.then(|| self.awaiting.unwrap_or(now));
+        if self.awaiting.is_some_and(|since| now >= since + WAIT_SILENT) {
+            return Err(End::Broken(format!("an answer is awaited and nothing was heard for {WAIT_SILENT:?}")));
+        }
         self.ask_again(now);
         self.numbers.write_frames(self.paused_until.is_some(), &mut self.outbox, OUTBOX_BYTES_MAX);
         if !self.outbox.is_empty() {
             self.last_sent = now;
         }
-        let ping_after = keepalive / 3;
-        let ping_at = self.last_sent.min(self.last_received.max(self.last_ping)) + ping_after;
-        if now >= ping_at {
+        if now >= self.ping_at(keepalive) {
             FromClient::Ping { nonce: self.welcomes }.encode(&mut self.outbox);
             (self.last_sent, self.last_ping) = (now, now);
         }
-        let ping_at = self.last_sent.min(self.last_received.max(self.last_ping)) + ping_after;
-        let due = self.retries.iter().map(|(at, _)| *at).chain(self.paused_until).chain([silent_at, ping_at]);
-        Ok(due.min())
+        let given_up_at = self.awaiting.map(|since| since + WAIT_SILENT);
+        let due = self.retries.iter().map(|(at, _)| *at).chain(self.paused_until).chain(given_up_at);
+        Ok(due.chain([silent_at, self.ping_at(keepalive)]).min())
+    }
+
+    /// When to ask for a sign of life.
+    fn ping_at(&self, keepalive: Duration) -> Instant {
+        let usual = self.last_sent.min(self.last_received.max(self.last_ping)) + keepalive / 3;
+        match self.awaiting {
+            Some(since) if self.last_ping < since => usual.min(since + ASK_ALIVE),
+            _ => usual,
+        }
     }
 
     fn ask_again(&mut self, now: Instant) {
@@ -297,7 +324,7 @@ impl Session {
 
     /// Takes bytes from the server.
     pub(crate) fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) -> Result<(), End> {
-        self.last_received = now;
+        (self.last_received, self.awaiting) = (now, None);
         let mut deframer = std::mem::take(&mut self.deframer);
         deframer.push(bytes);
         loop {
@@ -339,9 +366,10 @@ impl Session {
             FromServer::Pause { retry_after_ms } => {
                 // A day is as good as for ever, and keeps the sum in range.
                 self.paused_until = Some(now + Duration::from_millis(retry_after_ms.min(86_400_000)));
+                self.reads_nothing = true;
             }
-            FromServer::Resume => self.paused_until = None,
-            FromServer::Pong { .. } => {}
+            FromServer::Resume => (self.paused_until, self.reads_nothing) = (None, false),
+            FromServer::Pong { .. } => self.reads_nothing = false,
             FromServer::Close { code, reason, retry_after_ms } => {
                 let retry_after = Duration::from_millis(retry_after_ms.min(86_400_000));
                 return Err(End::Closed { code, reason: reason.to_owned(), retry_after });

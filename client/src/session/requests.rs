@@ -47,6 +47,11 @@ impl Requests {
         self.last
     }
 
+    /// Whether nothing is asked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// Nobody waits any more.
     pub(crate) fn cancel(&mut self, number: u64) {
         self.asked.remove(&number);

@@ -172,6 +172,41 @@ fn silence_while_paused_counts_from_the_end_of_the_pause() {
 }
 
 #[test]
+fn who_waits_for_an_answer_finds_a_dead_connection_sooner() {
+    let mut bench = Bench::up();
+    // Nothing of the silence before counts.
+    bench.now += SECOND;
+    let _outcome = bench.submit();
+    let begun = bench.now;
+    assert_eq!(bench.sent(), ["instruct 1"]);
+    bench.now += ASK_ALIVE;
+    assert_eq!(bench.sent(), ["ping"]);
+    bench.now = begun + WAIT_SILENT - Duration::from_millis(1);
+    bench.session.poll(bench.now).unwrap();
+    // An answer to the ping, and it waits on.
+    bench.take(FromServer::Pong { nonce: 1, time_us: SERVER_US }).unwrap();
+    bench.session.poll(bench.now).unwrap();
+    bench.now += WAIT_SILENT - Duration::from_millis(1);
+    bench.session.poll(bench.now).unwrap();
+    bench.now += Duration::from_millis(1);
+    assert!(matches!(bench.session.poll(bench.now), Err(End::Broken(_))));
+}
+
+#[test]
+fn a_server_that_reads_nothing_is_waited_for() {
+    let mut bench = Bench::up();
+    let _outcome = bench.submit();
+    bench.sent();
+    bench.take(FromServer::Pause { retry_after_ms: 1_000 }).unwrap();
+    bench.now += SECOND + WAIT_SILENT + SECOND;
+    bench.session.poll(bench.now).unwrap();
+    bench.take(FromServer::Resume).unwrap();
+    bench.session.poll(bench.now).unwrap();
+    bench.now += WAIT_SILENT;
+    assert!(bench.session.poll(bench.now).is_err());
+}
+
+#[test]
 fn a_server_that_does_not_welcome_is_left() {
     let mut bench = Bench::new();
     bench.session.connected(bench.now, bench.now + SECOND);
