@@ -240,6 +240,11 @@ impl Connection {
         &self.url
     }
 
+    /// The error of a request that was answered with something that cannot be.
+    pub fn wrong_answer(&self, what: &str, reason: &str) -> NatsError {
+        self.request_error(what, reason)
+    }
+
     pub(crate) fn request_error(&self, what: &str, reason: impl fmt::Display) -> NatsError {
         NatsError::Request { url: self.url.clone(), what: what.to_owned(), reason: reason.to_string() }
     }

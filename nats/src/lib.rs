@@ -14,6 +14,7 @@
 mod batch_writer;
 pub mod child;
 mod connection;
+mod copies;
 #[cfg(feature = "damage")]
 #[doc(hidden)]
 pub mod damage;
@@ -31,6 +32,7 @@ pub mod topology;
 pub use batch_writer::{BatchWriter, WriteError};
 pub use child::{ChildError, ChildOptions, NatsChild, Profile};
 pub use connection::{Connection, Credentials, NatsError, Server};
+pub use copies::{PIECE_BYTES, PieceCall, PieceRequest, PieceServer, request_piece};
 pub use health::{Finding, Health, Severity};
 pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};

@@ -69,7 +69,7 @@ pub enum LogError {
     },
     /// The stream was purged beyond the reader's position.
     #[error(
-        "stream {stream} begins at {first}, behind {expected} where this reader is; start again: gateways and processors begin at a storer's checkpoint, a storer needs a copy (`fieldstream storer snapshot`, then `restore`)"
+        "stream {stream} begins at {first}, behind {expected} where this reader is; start again: gateways and processors begin at a storer's checkpoint, a storer needs a copy: on an empty folder it takes one from a storer that is running, else `fieldstream storer restore`"
     )]
     Outrun {
         /// Which stream.

@@ -14,6 +14,7 @@
 
 mod digest;
 mod instructions;
+mod joining;
 pub mod projection;
 mod reads;
 mod replay;

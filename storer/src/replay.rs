@@ -52,7 +52,8 @@ pub struct Replay {
     kept: Kept,
 }
 
-struct Scratch(PathBuf);
+/// A folder that is removed when this is dropped.
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -65,7 +66,7 @@ impl Drop for Scratch {
 }
 
 /// An entry in the register, so that nobody purges what is still to be read.
-struct Kept {
+pub(crate) struct Kept {
     register: StorerRegister,
     id: u64,
     renewing: AbortHandle,
@@ -78,7 +79,7 @@ impl Drop for Kept {
 }
 
 impl Kept {
-    async fn begin(connection: &Connection, entry: StorerEntry) -> Result<Kept, NatsError> {
+    pub(crate) async fn begin(connection: &Connection, entry: StorerEntry) -> Result<Kept, NatsError> {
         let register = StorerRegister::open(connection).await?;
         register.put(&entry).await?;
         let (id, renewed) = (entry.storer, register.clone());
@@ -257,7 +258,7 @@ impl Replay {
 }
 
 impl Kept {
-    async fn end(&self) {
+    pub(crate) async fn end(&self) {
         self.renewing.abort();
         if let Err(error) = self.register.remove(self.id).await {
             tracing::warn!(%error, "an entry of the register stays; `fieldstream storer forget` removes it");

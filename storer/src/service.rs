@@ -1,6 +1,7 @@
 //! The storer as a service: a reader per lane, one writer, the read service, announcements.
 
 use crate::instructions;
+use crate::joining;
 use crate::projection::ProjectionError;
 use crate::reads::{self, Scope};
 use crate::store::{Belongs, Copies, Identity, Store, StoreError, StoreOptions};
@@ -8,8 +9,8 @@ use crate::tables::TableError;
 use crate::upkeep::{self, Upkeep, UpkeepOptions};
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
-    Connection, Health, Log, LogError, LogReader, Member, NatsError, OrderServer, ReadServer, RepairRecord, RoleStatus,
-    Server, Start, StorerStatus, Topology, publish_progress, serve_status,
+    Connection, Health, Log, LogError, LogReader, Member, NatsError, OrderServer, PieceServer, ReadServer,
+    RepairRecord, RoleStatus, Server, Start, StorerStatus, Topology, publish_progress, serve_status,
 };
 use fieldstream_shared::read::{Checkpoint, Progress};
 use std::path::{Path, PathBuf};
@@ -179,6 +180,9 @@ impl Storer {
         if !damaged {
             let upkeep = upkeep_of(&options, &connection, topology, &store, turn)?;
             let orders = OrderServer::subscribe(&connection, store.storer()).await?;
+            let pieces = PieceServer::subscribe(&connection, store.storer()).await?;
+            let handing_out = joining::serve(pieces, upkeep.copies.clone());
+            tasks.spawn(services.clone().run_until_cancelled_owned(handing_out));
             tasks.spawn(upkeep::run(upkeep, orders, services.clone()));
         }
         for (server, scope) in [(reads, scope), (own, Scope::Checkpoint)] {
@@ -276,6 +280,7 @@ async fn open(options: &StorerOptions, connection: &Connection, topology: &Topol
         map_bytes: options.map_bytes,
         history_revisions: options.history_revisions,
     };
+    joining::join(options, &store, connection, topology).await?;
     let identity =
         Identity { lanes: topology.lanes, log_id: topology.log_id, new_storer: rand::random(), now_us: now_us() };
     let record = RepairRecord::load(connection).await?;

@@ -18,7 +18,8 @@ pub use error::StoreError;
 
 use crate::projection::Writes;
 use crate::tables::{ReadTables, TableError, Tables};
-use error::{explain, file_error};
+use error::explain;
+pub(crate) use error::file_error;
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::read::Checkpoint;
 pub use identify::Belongs;
@@ -161,6 +162,16 @@ impl Store {
     /// [`StoreError::InUse`] if one has.
     pub fn check_unused(directory: &Path) -> Result<(), StoreError> {
         take_lock(directory).map(drop)
+    }
+
+    /// Whether the directory holds nothing of any log yet: no file, or one that nothing was stored in.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be looked at.
+    pub(crate) fn is_blank(directory: &Path) -> Result<bool, StoreError> {
+        make_directory(directory)?;
+        let _lock = take_lock(directory)?;
+        copies::is_blank(&current_generation(directory)?)
     }
 
     /// What readers open.

@@ -2,15 +2,16 @@
 //! goes on by itself when the cause is gone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use fieldstream_client::{Client, ClientOptions, Operation};
+use fieldstream_client::{Client, ClientOptions, Operation, WatchEvent};
 use fieldstream_gateway::Gateway;
-use fieldstream_nats::{Health, NATS_DOWN};
+use fieldstream_nats::{Connection, Health, NATS_DOWN, collect_status};
 use fieldstream_processor::{Processor, ProcessorOptions};
 use fieldstream_shared::document::Body;
 use fieldstream_storer::Storer;
+use fieldstream_tests::faults::proxy::Proxy;
 use fieldstream_tests::{Cluster, Shape, until};
 use rustix::process::{Pid, Signal, kill_process};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -112,6 +113,59 @@ async fn everybody_is_back_after_a_gateway_was_replaced() {
     expected.sort();
     assert_eq!(tags, expected, "each once");
     for client in clients {
+        client.close(LONG).await.unwrap();
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_takes_nothing_is_cut_and_catches_up_and_nobody_else_notices() {
+    let mut cluster = Cluster::start(Shape { gateways: 0, ..Shape::default() }).await;
+    let mut options = cluster.gateway_options(1);
+    assert_eq!(options.limits.write_timeout, Duration::from_secs(10), "what is documented");
+    options.limits.write_timeout = Duration::from_secs(2);
+    cluster.gateways.push(Gateway::start(options).await.unwrap());
+    let proxy = Proxy::of_bytes(cluster.gateways[0].addresses().tcp.unwrap()).await;
+    let url = format!("tcp://{}", proxy.address);
+    let slow = Client::connect(&url, ClientOptions::default()).await.unwrap();
+    let (writer, other) = (cluster.client(0, "tcp").await, cluster.client(0, "tcp").await);
+    let mut watch = slow.watch("d").await.unwrap();
+    let mut others = other.watch("d").await.unwrap();
+    let connection = Connection::connect(cluster.nats.server(), "test").await.unwrap();
+    let connections = || async {
+        let roles = collect_status(&connection, Duration::from_millis(300)).await.unwrap();
+        roles.iter().find_map(|role| role.gateway.as_ref()).map(|gateway| gateway.connections)
+    };
+    until("all are here", LONG, || async { connections().await == Some(3) }).await;
+
+    // More than the buffers of two sockets take, and far more than the gateway keeps for one.
+    proxy.freeze(true);
+    let (mut round, mut slowest) = (0_u64, Duration::ZERO);
+    let begun = Instant::now();
+    while connections().await != Some(2) {
+        assert!(begun.elapsed() < LONG, "it is cut");
+        for _ in 0..32 {
+            round += 1;
+            let sent = Instant::now();
+            writer.instruct("d", Operation::PutText(format!("{round:>8}").repeat(4096))).await.unwrap();
+            slowest = slowest.max(sent.elapsed());
+        }
+    }
+    assert!(slowest < Duration::from_secs(2), "nobody else waits: {slowest:?}");
+    writer.instruct("d", Operation::PutText("last".into())).await.unwrap();
+
+    proxy.freeze(false);
+    for watch in [&mut watch, &mut others] {
+        let until_last = async {
+            while watch.document().body != Body::Text("last".into()) {
+                if let WatchEvent::Updated { version, .. } = watch.next().await.unwrap() {
+                    assert!(version.revision <= round + 1);
+                }
+            }
+        };
+        tokio::time::timeout(LONG, until_last).await.expect("it comes to the same end");
+    }
+    for client in [slow, writer, other] {
         client.close(LONG).await.unwrap();
     }
     cluster.stop().await;

@@ -10,7 +10,7 @@ use fieldstream_shared::document::Body;
 use fieldstream_shared::ids::ClientId;
 use fieldstream_shared::partition::Partition;
 use fieldstream_shared::read::{AnswerBody, Query, Request};
-use fieldstream_storer::{Storer, StorerOptions, UpkeepOptions, restore};
+use fieldstream_storer::{Digests, Storer, StorerOptions, UpkeepOptions, restore};
 use fieldstream_tests::{Cluster, Shape, until};
 use std::time::Duration;
 
@@ -124,29 +124,39 @@ async fn a_second_storer_joins_by_a_copy_and_the_log_is_kept_for_one_that_is_awa
     write(&client, 0..30).await;
     until("the log was purged", LONG, || async { streams(&cluster).await.1.first > 1 }).await;
 
-    // From nothing it cannot start any more, and says so.
+    // While no other storer runs it cannot begin, and says so.
     let second = storer_options(&cluster, 1);
+    let first = storer_options(&cluster, 0);
+    cluster.storers.remove(0).stop(LONG).await;
+    let register = StorerRegister::open(&connection(&cluster).await).await.unwrap();
+    let mut gone = entries(&cluster).await.remove(0);
+    gone.seen_at_us = 0;
+    register.put(&gone).await.unwrap();
     let error = Storer::start(second.clone()).await.err().expect("no way from nothing").to_string();
     assert!(error.contains("copy"), "{error}");
-    let copy = request_snapshot(&connection(&cluster).await, cluster.storers[0].id()).await.unwrap();
-    let store = fieldstream_storer::StoreOptions {
-        directory: second.directory.clone(),
-        file_mode: 0o664,
-        map_bytes: second.map_bytes,
-        history_revisions: 0,
+
+    // Then it takes a copy from the one that runs, over NATS alone, and goes on from there.
+    cluster.storers.push(Storer::start(first).await.unwrap());
+    until("the first is back", LONG, || async { entries(&cluster).await[0].seen_at_us > 0 }).await;
+    let writing = {
+        let client = client.clone();
+        tokio::spawn(async move { write(&client, 30..34).await })
     };
-    restore(std::path::Path::new(&copy.path), &store, Some(4711), true).unwrap();
     cluster.storers.push(Storer::start(second.clone()).await.unwrap());
-    assert_eq!(cluster.storers[1].id(), 4711);
-    write(&client, 30..31).await;
+    assert_ne!(cluster.storers[1].id(), cluster.storers[0].id());
+    writing.await.unwrap();
     let last = streams(&cluster).await.1.last;
     until("both storers follow", LONG, || async { cluster.storers.iter().all(|s| s.stored()[0] >= last) }).await;
-    until("both are registered", LONG, || async { entries(&cluster).await.len() == 2 }).await;
+    let all_registered = |entries: &[StorerEntry]| entries.len() == 2 && entries.iter().all(|entry| !entry.temporary);
+    until("both are registered", LONG, || async { all_registered(&entries(&cluster).await) }).await;
+    let left = std::fs::read_dir(&second.directory).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.starts_with(".join")), "{left:?}");
 
     // Away, the log is kept for it; back, it goes on.
     let away_at = cluster.storers[1].stored()[0];
     cluster.storers.remove(1).stop(LONG).await;
-    write(&client, 31..40).await;
+    write(&client, 34..40).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(streams(&cluster).await.1.first <= away_at, "what it needs is there");
     cluster.storers.push(Storer::start(second).await.unwrap());
@@ -154,6 +164,14 @@ async fn a_second_storer_joins_by_a_copy_and_the_log_is_kept_for_one_that_is_awa
     until("it has caught up", LONG, || async { cluster.storers[1].stored()[0] >= last }).await;
     assert_texts(&client, 39).await;
     client.close(LONG).await.unwrap();
+    let mut digests = Vec::new();
+    for storer in cluster.storers.drain(..) {
+        let database = storer.database_path();
+        storer.stop(LONG).await;
+        digests.push(tokio::task::spawn_blocking(move || Digests::of_file(&database, 0).unwrap()).await.unwrap());
+    }
+    assert!(digests[0].rows > 0);
+    assert_eq!(digests[0].differences(&digests[1]), [], "both files hold the same");
     cluster.stop().await;
 }
 

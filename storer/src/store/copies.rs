@@ -16,7 +16,7 @@ use crate::rows::{CheckpointRow, FormatRow};
 use crate::tables::{TableError, Tables};
 use fieldstream_shared::msgpack::DecodeError;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -126,6 +126,22 @@ impl Copies {
         Ok(copies)
     }
 
+    /// Bytes of a copy from an offset on, at most so many; none behind its end.
+    ///
+    /// # Errors
+    /// [`StoreError`] if there is no such copy, or it cannot be read.
+    pub(crate) fn piece(&self, made_at_us: u64, offset: u64, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        let gone = || file_error("read the copy in", &self.directory, ErrorKind::NotFound.into());
+        let name = names(&self.directory)?.into_iter().find(|name| time_of(name) == Some(made_at_us));
+        let path = self.directory.join(name.ok_or_else(gone)?).join("data.mdb");
+        let failed = |e| file_error("read", &path, e);
+        let mut file = fs::File::open(&path).map_err(failed)?;
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        let mut piece = Vec::new();
+        file.take(bytes_max).read_to_end(&mut piece).map_err(failed)?;
+        Ok(piece)
+    }
+
     /// Removes a copy.
     ///
     /// # Errors
@@ -149,6 +165,16 @@ fn time_of(name: &str) -> Option<u64> {
     let (date, time) = name.split_once('T')?;
     let time = humantime::parse_rfc3339(&format!("{date}T{}", time.replace('-', ":"))).ok()?;
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_micros() as u64)
+}
+
+/// Whether there is no file yet, or none of the log is in it.
+pub(super) fn is_blank(generation: &Path) -> Result<bool, StoreError> {
+    if !generation.join("data.mdb").exists() {
+        return Ok(true);
+    }
+    // One that cannot be looked at is not overwritten; opening it says what is wrong.
+    let state = look(generation, false);
+    Ok(state.is_ok_and(|state| state.checkpoints.iter().all(|row| row.checkpoint.events_sequence == 0)))
 }
 
 /// Looks into a copy; with `thoroughly`, at every row.

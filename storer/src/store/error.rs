@@ -165,7 +165,7 @@ pub enum StoreError {
     },
 }
 
-pub(super) fn file_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
+pub(crate) fn file_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
     match source.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::Permission { path: path.to_owned() },
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { path: path.to_owned() },
