@@ -23,7 +23,7 @@ pub async fn run(options: &SiteOptions, rate: u64) -> Json {
     site.processors.iter_mut().skip(1).for_each(Role::stop);
     let mut clients = Vec::new();
     for i in 0..DEVICES {
-        clients.push(connect(&site.urls[(i % 2) as usize], &format!("device-{i}")).await.expect("a device"));
+        clients.push(connect(&site.urls[(i % 2) as usize], &format!("device-{i}"), &site.ca).await.expect("a device"));
     }
     let (samples, errors) = (Samples::default(), Arc::new(Mutex::new(Vec::new())));
     let begun = Instant::now();

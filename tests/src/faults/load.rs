@@ -4,6 +4,7 @@ use fieldstream_client::{Client, ClientError, ClientOptions, How, Operation, Wat
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,9 +38,15 @@ pub struct Load {
     history: Arc<Mutex<History>>,
     open: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    ca: PathBuf,
 }
 
 impl Load {
+    /// Nothing yet; gateways' certificates are of this CA.
+    pub fn new(ca: PathBuf) -> Load {
+        Load { ca, ..Load::default() }
+    }
+
     /// Changes the history.
     pub fn with<R>(&self, change: impl FnOnce(&mut History) -> R) -> R {
         change(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
@@ -62,7 +69,7 @@ impl Load {
     /// If it never gets a connection.
     pub async fn device(self, url: String, name: String, seed: u64) -> Result<(), ClientError> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let client = connect(&url, &name).await?;
+        let client = connect(&url, &name, &self.ca).await?;
         let mut n = 0_u64;
         while !self.stop.load(Ordering::SeqCst) {
             let mut pending = Vec::new();
@@ -99,8 +106,7 @@ impl Load {
     /// # Errors
     /// If the watch ends.
     pub async fn watcher(self, url: String, document: String, last: Arc<AtomicU64>) -> Result<(), ClientError> {
-        let client =
-            connect(&url, &format!("watcher-{document}-{}", url.len() + rand::random::<u16>() as usize)).await?;
+        let client = connect(&url, &format!("watcher-{document}-{}", rand::random::<u32>()), &self.ca).await?;
         let mut watch = client.watch(&document).await?;
         loop {
             let event = watch.next().await?;
@@ -138,13 +144,13 @@ impl Load {
     }
 }
 
-/// A client that never gives up.
+/// A client that never gives up; certificates of gateways are of this CA.
 ///
 /// # Errors
 /// If the server sends it away for good.
-pub async fn connect(url: &str, name: &str) -> Result<Client, ClientError> {
+pub async fn connect(url: &str, name: &str, ca: &Path) -> Result<Client, ClientError> {
     loop {
-        let options = ClientOptions::default().client_id(name).connect_timeout(Duration::from_secs(5));
+        let options = ClientOptions::default().client_id(name).ca_file(ca).connect_timeout(Duration::from_secs(5));
         match Client::connect(url, options).await {
             Ok(client) => return Ok(client),
             Err(error @ (ClientError::Url(_) | ClientError::InvalidId(_))) => return Err(error),

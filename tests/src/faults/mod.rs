@@ -6,6 +6,7 @@ pub mod load;
 mod nemesis;
 pub mod proxy;
 pub mod site;
+pub mod udp;
 
 use crate::tool;
 use fieldstream_nats::Profile;
@@ -22,6 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const DEVICES: usize = 24;
+/// Every third of them comes by QUIC.
+const QUIC_EVERY: usize = 3;
 /// After the last fault everything must be resolved and shown within this: a watcher whose connection
 /// was left half open notices only by the keepalive, after 90 s.
 const CALM: Duration = Duration::from_secs(100);
@@ -51,13 +54,14 @@ pub async fn run(options: &RunOptions) -> Json {
         directory: options.directory.clone(),
         profile: options.profile,
         processors: 3,
+        seed: options.seed,
     };
     let mut site = Site::start(&site).await;
-    let load = Load::default();
+    let load = Load::new(site.ca.clone());
     let devices: Vec<_> = (0..DEVICES)
         .map(|i| {
-            let (url, seed) =
-                (site.device_urls[i % 2].clone(), options.seed.wrapping_mul(1_000).wrapping_add(i as u64));
+            let urls = if i % QUIC_EVERY == 0 { &site.quic_urls } else { &site.device_urls };
+            let (url, seed) = (urls[i % 2].clone(), options.seed.wrapping_mul(1_000).wrapping_add(i as u64));
             tokio::spawn(load.clone().device(url, format!("device-{i}"), seed))
         })
         .collect();

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const PROBES: usize = 8;
 
 /// The faults, by the names in the report.
-const FAULTS: [(&str, u32); 20] = [
+const FAULTS: [(&str, u32); 23] = [
     ("kill-processor", 10),
     ("kill-storer", 6),
     ("kill-gateway", 4),
@@ -26,18 +26,21 @@ const FAULTS: [(&str, u32); 20] = [
     ("zombie-processor", 3),
     ("pause-nats", 2),
     ("pause-storers", 2),
-    ("lost-pubacks", 4),
+    ("lost-pubacks", 6),
     ("cut-gateways", 2),
     ("cut-processors", 2),
     ("cut-storers", 2),
     ("freeze-processors", 1),
     ("replace-processor", 3),
+    ("replace-gateway", 2),
+    ("replace-storer", 2),
     ("poison-record", 2),
     ("replayed-batch", 3),
     ("cut-devices", 2),
     ("half-open-devices", 1),
     ("freeze-devices", 1),
     ("slow-devices", 1),
+    ("lossy-devices", 3),
 ];
 
 /// Strikes, and keeps count.
@@ -59,7 +62,7 @@ impl Nemesis {
         let connection = Connection::connect(site.nats.server(), "nemesis").await.expect("a connection");
         let mut probes = Vec::new();
         for (i, url) in site.urls.iter().enumerate() {
-            let probe = tokio::time::timeout(PATIENCE, connect(url, &format!("probe-{i}"))).await;
+            let probe = tokio::time::timeout(PATIENCE, connect(url, &format!("probe-{i}"), &site.ca)).await;
             probes.push(probe.expect("the deployment comes up; its logs say why not").expect("a probe"));
         }
         let nemesis = Nemesis {
@@ -203,18 +206,24 @@ impl Nemesis {
                 site.device_proxies.iter().for_each(|proxy| proxy.slow_down(false));
                 open > 0
             }
+            "lossy-devices" => {
+                let lost = || site.udp_proxies.iter().map(|proxy| proxy.lost()).sum::<u64>();
+                let before = lost();
+                site.udp_proxies.iter().for_each(|proxy| proxy.spoil(true));
+                self.rest(1_000, 3_000).await;
+                site.udp_proxies.iter().for_each(|proxy| proxy.spoil(false));
+                *self.hits.entry("datagrams-lost").or_default() += lost() - before;
+                lost() > before
+            }
             "freeze-processors" => {
                 site.processor_proxy.freeze(true);
                 self.rest(1_000, 3_000).await;
                 site.processor_proxy.freeze(false);
                 self.load.open() > 0
             }
-            "replace-processor" => {
-                let i = self.rng.random_range(0..site.processors.len());
-                site.processors[i].stop();
-                site.processors[i].start();
-                self.load.open() > 0
-            }
+            "replace-processor" => self.replace(&mut site.processors),
+            "replace-gateway" => self.replace(&mut site.gateways),
+            "replace-storer" => self.replace(&mut site.storers),
             "poison-record" => self.publish(vec![0x92, 1, 0x91, 0xc4, 1, 0xc1].into()).await,
             "replayed-batch" => {
                 let Ok(last @ 1..) = last_sequence(&self.connection, Log::Instructions, 0).await else { return false };
@@ -238,6 +247,15 @@ impl Nemesis {
         self.rest(0, 600).await;
         of(site)[i].start();
         busy && was_running
+    }
+
+    /// Asks one of them to end, and starts it again when it has.
+    fn replace(&mut self, roles: &mut [Role]) -> bool {
+        let i = self.rng.random_range(0..roles.len());
+        let busy = self.load.open() > 0;
+        tokio::task::block_in_place(|| roles[i].stop());
+        roles[i].start();
+        busy
     }
 
     async fn publish(&self, message: bytes::Bytes) -> bool {

@@ -1,7 +1,8 @@
 //! The deployment under test: a real nats-server, and every role as a process of its own behind a proxy.
 
 use super::proxy::Proxy;
-use crate::nats_server;
+use super::udp::UdpProxy;
+use crate::{certificate, nats_server};
 use fieldstream_nats::{ChildOptions, Connection, Credentials, NatsChild, Profile, Topology, TopologyOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::OpenOptions;
@@ -97,6 +98,8 @@ pub struct SiteOptions {
     pub profile: Profile,
     /// Number of processors.
     pub processors: usize,
+    /// What becomes of datagrams on bad lines.
+    pub seed: u64,
 }
 
 /// The deployment.
@@ -119,10 +122,16 @@ pub struct Site {
     pub storer_proxy: Proxy,
     /// Between devices and each gateway.
     pub device_proxies: Vec<Proxy>,
+    /// Between devices that come by QUIC and each gateway.
+    pub udp_proxies: Vec<UdpProxy>,
     /// The gateways themselves.
     pub urls: Vec<String>,
     /// Where devices connect.
     pub device_urls: Vec<String>,
+    /// Where devices connect that come by QUIC.
+    pub quic_urls: Vec<String>,
+    /// The CA of the gateways' certificates.
+    pub ca: PathBuf,
 }
 
 impl Site {
@@ -151,8 +160,15 @@ impl Site {
         };
         let ports: Vec<SocketAddr> = (0..2).map(|_| free_port()).collect();
         let gateways = ports.iter().enumerate();
-        let gateways =
-            gateways.map(|(i, at)| role("gateway", i, &gateway_proxy, &["--tcp".to_owned(), at.to_string()]));
+        certificate(&options.directory);
+        let (cert, key) = (options.directory.join("server.pem"), options.directory.join("server.key"));
+        let secure_ports: Vec<SocketAddr> = (0..2).map(|_| free_port()).collect();
+        let gateways = gateways.map(|(i, at)| {
+            let (tcp, listen) = (at.to_string(), secure_ports[i].to_string());
+            let (cert, key) = (cert.display().to_string(), key.display().to_string());
+            let more = ["--tcp", &tcp, "--listen", &listen, "--cert", &cert, "--key", &key].map(str::to_owned);
+            role("gateway", i, &gateway_proxy, &more)
+        });
         let gateways: Vec<Role> = gateways.collect();
         let processors = (0..options.processors).map(|i| role("processor", i, &processor_proxy, &[])).collect();
         let data = |i| ["--data".to_owned(), options.directory.join(format!("storer-{i}")).display().to_string()];
@@ -164,7 +180,15 @@ impl Site {
             device_proxies.push(Proxy::of_bytes(*at).await);
         }
         let device_urls = device_proxies.iter().map(|proxy| format!("tcp://{}", proxy.address)).collect();
+        let mut udp_proxies = Vec::new();
+        for (at, i) in secure_ports.iter().zip(0..) {
+            udp_proxies.push(UdpProxy::start(*at, options.seed.wrapping_add(i)).await);
+        }
+        let quic_urls = udp_proxies.iter().map(|proxy| format!("quic://{}", proxy.address)).collect();
         let mut site = Site {
+            udp_proxies,
+            quic_urls,
+            ca: options.directory.join("ca.pem"),
             nats,
             nats_url,
             gateways,
