@@ -32,10 +32,42 @@ const PORT_ATTEMPTS: usize = 32;
 const QUIC_STREAM_WINDOW: u32 = 128 * 1024;
 const QUIC_CONNECTION_WINDOW: u32 = 256 * 1024;
 
+/// At most so often a client of an earlier run is told that its connection is gone: a whole fleet
+/// hears of it within seconds.
+const RESET_EVERY: Duration = Duration::from_micros(100);
+
 /// What TLS and QUIC are set up with.
 pub(crate) struct Secure {
     tls: TlsAcceptor,
     quic: quinn::ServerConfig,
+    resets: ResetKey,
+}
+
+/// From what a gateway makes its connection ids and the tokens that end connections it knows nothing of
+/// (RFC 9000, 10.3): a gateway that was killed and is started again has the same, so that its clients
+/// learn at once that they must connect again, instead of waiting for answers.
+struct ResetKey(ring::hmac::Key);
+
+impl ResetKey {
+    /// Nobody but this gateway may have the same: who can have packets answered by another one with the
+    /// key learns tokens of this one's connections.
+    fn new(private: &PrivateKeyDer<'_>, address: SocketAddr) -> ResetKey {
+        let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, private.secret_der());
+        let host = rustix::system::uname();
+        let name = format!("fieldstream quic reset {} {address}", host.nodename().to_string_lossy());
+        let own = ring::hmac::sign(&secret, name.as_bytes());
+        ResetKey(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, own.as_ref()))
+    }
+
+    fn endpoint_config(&self) -> quinn::EndpointConfig {
+        let ids = ring::hmac::sign(&self.0, b"connection ids");
+        let ids = ids.as_ref().iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
+        let mut config = quinn::EndpointConfig::new(Arc::new(self.0.clone()));
+        config
+            .cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)))
+            .min_reset_interval(RESET_EVERY);
+        config
+    }
 }
 
 /// Sockets that are bound, not yet accepting.
@@ -89,18 +121,19 @@ pub(crate) fn bind(
     };
     let secure = match tls {
         Some(tls) => {
-            let config = tls_config(&tls.certificate_file, &tls.key_file)?;
+            let (config, private) = tls_config(&tls.certificate_file, &tls.key_file)?;
             let quic = quic_config(config.clone(), limits.keepalive, &tls.certificate_file)?;
             let (tcp, udp) = bind_pair(tls.listen)?;
+            let resets = ResetKey::new(&private, udp.local_addr().unwrap_or(tls.listen));
             let tls = TlsAcceptor::from(Arc::new(config));
-            Some((tcp, udp, Secure { tls, quic }))
+            Some((tcp, udp, Secure { tls, quic, resets }))
         }
         None => None,
     };
     Ok(Bound { plain, secure })
 }
 
-fn tls_config(certificate: &Path, key: &Path) -> Result<rustls::ServerConfig, GatewayError> {
+fn tls_config(certificate: &Path, key: &Path) -> Result<(rustls::ServerConfig, PrivateKeyDer<'static>), GatewayError> {
     let bad = |path: &Path, reason: String| GatewayError::Certificate { path: path.to_owned(), reason };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
@@ -114,10 +147,10 @@ fn tls_config(certificate: &Path, key: &Path) -> Result<rustls::ServerConfig, Ga
         .with_safe_default_protocol_versions()
         .map_err(|e| bad(certificate, e.to_string()))?
         .with_no_client_auth()
-        .with_single_cert(chain, private)
+        .with_single_cert(chain, private.clone_key())
         .map_err(|e| bad(certificate, format!("does not go with the key {}: {e}", key.display())))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
+    Ok((config, private))
 }
 
 fn quic_config(
@@ -209,7 +242,7 @@ impl Secure {
     /// The QUIC endpoint on a bound socket.
     pub(crate) fn endpoint(&self, socket: UdpSocket, address: SocketAddr) -> Result<quinn::Endpoint, GatewayError> {
         let config = Some(self.quic.clone());
-        quinn::Endpoint::new(quinn::EndpointConfig::default(), config, socket, Arc::new(quinn::TokioRuntime))
+        quinn::Endpoint::new(self.resets.endpoint_config(), config, socket, Arc::new(quinn::TokioRuntime))
             .map_err(|e| listen_error(address, "QUIC", e))
     }
 }

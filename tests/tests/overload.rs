@@ -9,6 +9,7 @@ use fieldstream_processor::{Processor, ProcessorOptions};
 use fieldstream_shared::document::Body;
 use fieldstream_storer::Storer;
 use fieldstream_tests::faults::proxy::Proxy;
+use fieldstream_tests::faults::udp::UdpProxy;
 use fieldstream_tests::{Cluster, Shape, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::{Duration, Instant};
@@ -168,5 +169,29 @@ async fn a_watcher_that_takes_nothing_is_cut_and_catches_up_and_nobody_else_noti
     for client in [slow, writer, other] {
         client.close(LONG).await.unwrap();
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_by_quic_learns_at_once_that_its_gateway_was_killed_and_is_back() {
+    let mut cluster = Cluster::start(Shape::default()).await;
+    let at = cluster.gateways[0].addresses().quic.unwrap();
+    let proxy = UdpProxy::start(at, 1).await;
+    let options = ClientOptions::default().ca_file(cluster.ca());
+    let client = Client::connect(&format!("quic://{}", proxy.address), options).await.unwrap();
+    client.instruct("d", Operation::Append("a".into())).await.unwrap();
+    // Killed: no goodbye comes through.
+    proxy.silence(true);
+    drop(cluster.gateways.remove(0));
+    let mut options = cluster.gateway_options(1);
+    options.tls.as_mut().unwrap().listen = at;
+    let is_free = || async { std::net::UdpSocket::bind(at).is_ok() && std::net::TcpListener::bind(at).is_ok() };
+    until("the ports are free", LONG, is_free).await;
+    cluster.gateways.push(Gateway::start(options).await.unwrap());
+    proxy.silence(false);
+    let again = client.instruct("d", Operation::Append("b".into()));
+    tokio::time::timeout(Duration::from_secs(4), again).await.expect("it does not wait for a dead gateway").unwrap();
+    assert_eq!(client.status().reconnects, 1);
+    client.close(LONG).await.unwrap();
     cluster.stop().await;
 }

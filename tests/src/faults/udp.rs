@@ -29,12 +29,16 @@ pub struct UdpProxy {
 struct State {
     rng: Mutex<StdRng>,
     is_bad: AtomicBool,
+    is_silent: AtomicBool,
     lost: AtomicU64,
 }
 
 impl State {
     /// When to pass a datagram on: not at all, once, or twice.
     fn fate(&self) -> Vec<Duration> {
+        if self.is_silent.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
         if !self.is_bad.load(Ordering::SeqCst) {
             return vec![Duration::ZERO];
         }
@@ -72,7 +76,12 @@ impl UdpProxy {
         let listening = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
         let address = listening.local_addr().expect("an address");
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
-        let state = Arc::new(State { rng, is_bad: AtomicBool::new(false), lost: AtomicU64::new(0) });
+        let state = Arc::new(State {
+            rng,
+            is_bad: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+        });
         tokio::spawn(forward(listening, upstream, Arc::clone(&state)));
         UdpProxy { state, address }
     }
@@ -80,6 +89,11 @@ impl UdpProxy {
     /// Makes the line bad, or good again.
     pub fn spoil(&self, bad: bool) {
         self.state.is_bad.store(bad, Ordering::SeqCst);
+    }
+
+    /// Lets nothing through, or everything again.
+    pub fn silence(&self, silent: bool) {
+        self.state.is_silent.store(silent, Ordering::SeqCst);
     }
 
     /// Datagrams lost so far.
