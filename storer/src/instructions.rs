@@ -1,6 +1,7 @@
 //! Looks whether INSTRUCTIONS still has what the stored events speak of. The storer does not read that
 //! stream; but a processor that starts from the storer's checkpoint must find its place in it.
 
+use crate::beginnings;
 use crate::service::StorerError;
 use crate::store::Store;
 use fieldstream_nats::{Connection, Log, LogError, NatsError, last_sequence};
@@ -23,6 +24,14 @@ pub(crate) async fn watch(mut connection: Connection, store: Arc<Store>, failed:
                 let _ = failed.try_send(error);
                 return;
             }
+        }
+        match beginnings::check(&connection, &store).await {
+            Ok(()) => {}
+            Err(error @ StorerError::Log(_)) => {
+                let _ = failed.try_send(error);
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the log could not be looked at yet"),
         }
         connection.reconnected().await;
     }

@@ -12,6 +12,7 @@
 //! Start reading at [`projection`] (what the log makes of the tables) and [`rows`] (their bytes);
 //! [`Storer`] is the thin shell around them.
 
+mod beginnings;
 mod digest;
 mod instructions;
 mod joining;

@@ -1,5 +1,6 @@
 //! The storer as a service: a reader per lane, one writer, the read service, announcements.
 
+use crate::beginnings;
 use crate::instructions;
 use crate::joining;
 use crate::projection::ProjectionError;
@@ -130,7 +131,11 @@ impl Storer {
         let store = Arc::new(store);
         let mut lanes = Vec::new();
         if damage.is_none() {
-            match open_lanes(&consuming, &store).await {
+            let opened = match beginnings::check(&connection, &store).await {
+                Ok(()) => open_lanes(&consuming, &store).await,
+                Err(error) => Err(error),
+            };
+            match opened {
                 Ok(opened) => lanes = opened,
                 Err(error) if options.serve_damaged => damage = Some(error),
                 Err(error) => return Err(error),

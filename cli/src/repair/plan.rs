@@ -50,11 +50,15 @@ pub(super) fn damage_of(lane: u16, found: &LaneFound) -> Vec<String> {
         Some(events) if events.last < at => {
             damage.push(format!("EVENTS_{lane} ends at {}, and the storer has read through {at}", events.last));
         }
-        Some(events) => match found.named {
+        // A purge never goes beyond what the most advanced file names.
+        Some(events) if events.first > at && at > 0 && found.checkpoint.events_hash != 0 => {
+            damage.push(format!("EVENTS_{lane} begins at {}, and the storer's file names message {at}", events.first));
+        }
+        Some(_) => match found.named {
             Some(hash) if found.checkpoint.events_hash != 0 && hash != found.checkpoint.events_hash => {
                 damage.push(format!("EVENTS_{lane} has another message {at} than the storer read"));
             }
-            None if at > 0 && found.checkpoint.events_hash != 0 && events.first <= at => {
+            None if at > 0 && found.checkpoint.events_hash != 0 => {
                 damage.push(format!("EVENTS_{lane} has lost message {at}"));
             }
             _ => {}
@@ -66,6 +70,10 @@ pub(super) fn damage_of(lane: u16, found: &LaneFound) -> Vec<String> {
         Some(instructions) if instructions.last < found.highest => {
             let (last, highest) = (instructions.last, found.highest);
             damage.push(format!("INSTRUCTIONS_{lane} ends at {last}, and events name message {highest}"));
+        }
+        Some(instructions) if found.lowest > 0 && instructions.first > found.lowest => {
+            let (first, lowest) = (instructions.first, found.lowest);
+            damage.push(format!("INSTRUCTIONS_{lane} begins at {first}, and message {lowest} is still to be read"));
         }
         Some(_) => {}
     }
@@ -128,8 +136,11 @@ mod tests {
     #[test]
     fn a_whole_log_is_left_alone_and_damage_is_named() {
         assert_eq!(damage_of(0, &found()), Vec::<String>::new());
-        let empty = LaneFound { events: Some(StreamLook { first: 61, last: 60, messages: 0 }), named: None, ..found() };
-        assert_eq!(damage_of(0, &empty), Vec::<String>::new(), "purged to its end");
+        let emptied = Some(StreamLook { first: 61, last: 60, messages: 0 });
+        let mut repaired = LaneFound { events: emptied.clone(), named: None, ..found() };
+        repaired.checkpoint.events_hash = 0;
+        assert_eq!(damage_of(0, &repaired), Vec::<String>::new(), "behind a repair nothing is named");
+        let behind = Some(StreamLook { first: 56, last: 55, messages: 0 });
         let cut = Some(StreamLook { first: 20, last: 59, messages: 40 });
         for (damaged, said) in [
             (
@@ -137,6 +148,14 @@ mod tests {
                 "EVENTS_0 ends at 59, and the storer has read through 60",
             ),
             (LaneFound { events: None, named: None, ..found() }, "EVENTS_0 is not there"),
+            (
+                LaneFound { events: emptied, named: None, ..found() },
+                "EVENTS_0 begins at 61, and the storer's file names message 60",
+            ),
+            (
+                LaneFound { instructions: behind, ..found() },
+                "INSTRUCTIONS_0 begins at 56, and message 40 is still to be read",
+            ),
             (LaneFound { named: Some(8), ..found() }, "EVENTS_0 has another message 60 than the storer read"),
             (LaneFound { named: None, ..found() }, "EVENTS_0 has lost message 60"),
             (LaneFound { event_holes: vec![61..=61], ..found() }, "EVENTS_0 has lost message 61"),

@@ -66,6 +66,12 @@ impl Up {
         ready["tcp"].as_str().unwrap().to_owned()
     }
 
+    /// It ends in order.
+    pub(crate) fn stop(mut self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        self.0.wait().unwrap();
+    }
+
     /// Everything of it dies at once, nats-server included.
     pub(crate) fn kill(mut self) {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.0.id())).unwrap_or_default();
