@@ -5,12 +5,9 @@ use crate::lane::AfterFailure;
 use crate::mailbox::Wakes;
 use crate::shared::Shared;
 use bytes::Bytes;
-use fieldstream_nats::{BatchWriter, Connection, Finding, Log, NatsError, Severity, last_sequence};
+use fieldstream_nats::{BatchWriter, Connection, Log, NatsError, WriteError, WriteTrouble, last_sequence};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A failed attempt or two are a server that starts again.
-const FAILURES_TOLD: u32 = 3;
 
 /// Writes until the gateway stops or the log is found to be damaged.
 pub(crate) async fn write_lane(shared: Arc<Shared>, lane: u16, connection: Connection) {
@@ -48,13 +45,14 @@ async fn land(
     batch: Bytes,
 ) -> Result<Option<u64>, GatewayError> {
     let this = &shared.lanes[usize::from(lane)];
-    let (mut must_look, mut failures) = (false, 0_u32);
-    let finding = format!("instructions-not-logged-{lane}");
+    let mut must_look = false;
+    let mut trouble = WriteTrouble::new(&shared.health, Log::Instructions, lane);
     loop {
         // Taken before the attempt: what the log gives a new message lies above everything that
         // events name and above what this gateway has told its clients to be logged.
         let known = this.step(|hub, _| hub.highest_cursor()).max(acknowledged);
         let failure = if must_look && let Err(error) = look(connection, lane, known).await? {
+            trouble.failed(&WriteError::Disconnected);
             error
         } else {
             match writer.append(batch.clone()).await {
@@ -63,22 +61,19 @@ async fn land(
                     // Dropped after the queue's lock, and that is when the sessions are woken.
                     let mut wakes = Wakes::default();
                     this.queue().acknowledged(&mut wakes);
-                    shared.health.clear(&finding);
+                    trouble.over();
                     return Ok(Some(last));
                 }
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    trouble.failed(&error);
+                    error.to_string()
+                }
             }
         };
         must_look = true;
         let mut wakes = Wakes::default();
         let after = this.queue().failed(shared.now_ms(), &mut wakes);
         drop(wakes);
-        failures += 1;
-        if failures >= FAILURES_TOLD {
-            let message = format!("INSTRUCTIONS of lane {lane} takes nothing: {failure}");
-            let mend = "see that nats-server runs, answers and has disk space; the gateway goes on by itself";
-            shared.health.raise(Finding::new(&finding, Severity::Blocking, message, mend));
-        }
         match after {
             AfterFailure::RetryIn(ms) => {
                 tracing::warn!(lane, reason = %failure, retry_ms = ms, "instructions could not be logged yet");

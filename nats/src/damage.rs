@@ -36,6 +36,17 @@ pub async fn permit(connection: &Connection, log: Log, lane: u16) -> Result<(), 
     Ok(())
 }
 
+/// Gives a stream other room, also less than it takes: then it takes nothing more. What it had before.
+///
+/// # Errors
+/// [`NatsError`] if the server does not do it.
+pub async fn set_room(connection: &Connection, log: Log, lane: u16, bytes_max: i64) -> Result<i64, NatsError> {
+    let mut config = stream(connection, log, lane).await?.cached_info().config.clone();
+    let before = std::mem::replace(&mut config.max_bytes, bytes_max);
+    let updated = connection.jetstream.update_stream(config).await;
+    updated.map(|_| before).map_err(|e| connection.request_error("giving a stream other room", e.to_string()))
+}
+
 /// First and last sequence of a stream.
 ///
 /// # Errors

@@ -28,6 +28,7 @@ mod sessions;
 mod status;
 mod storers;
 pub mod topology;
+mod write_trouble;
 
 pub use batch_writer::{BatchWriter, WriteError};
 pub use child::{ChildError, ChildOptions, NatsChild, Profile};
@@ -49,3 +50,4 @@ pub use storers::{
     StorerRegister, purge_below, request_rebuild, request_snapshot,
 };
 pub use topology::{Log, Topology, TopologyOptions, first_sequence, last_sequence};
+pub use write_trouble::WriteTrouble;

@@ -4,7 +4,7 @@ use crate::lane::{Built, Lane, LaneOptions, LaneStatus, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
 use fieldstream_nats::{
     BatchWriter, Connection, Finding, Health, Log, LogError, LogMessage, LogPump, LogReader, ReadClient, ReadError,
-    Severity, Start, Topology, WriteError, first_sequence, last_sequence,
+    Severity, Start, Topology, WriteTrouble, first_sequence, last_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::partition::PartitionSet;
@@ -38,9 +38,6 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Code of the finding that a storer is waited for.
 const NO_STORER: &str = "no-storer";
-
-/// Fewer failed attempts are a server that starts again.
-const FAILURES_TOLD: u32 = 5;
 
 type LoadResult = (u64, Result<Answer, ReadError>);
 
@@ -214,23 +211,19 @@ async fn publish(
     (lane, read): (u16, u64),
     health: Health,
 ) -> Result<(), ProcessorError> {
-    let code = format!("events-not-logged-{lane}");
-    let (mut pause, mut failures) = (RETRY, 0_u32);
+    let mut trouble = WriteTrouble::new(&health, Log::Events, lane);
+    let mut pause = RETRY;
     loop {
-        let error = match writer.append(built.message.clone()).await {
+        match writer.append(built.message.clone()).await {
             Ok(stored) if stored <= read => return Err(went_backwards(lane, stored, read).into()),
             Ok(_) => {
-                health.clear(&code);
+                trouble.over();
                 return Ok(());
             }
-            Err(error) => error,
-        };
-        tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again");
-        failures += 1;
-        if failures >= FAILURES_TOLD || matches!(error, WriteError::StreamFull(_)) {
-            let message = format!("EVENTS of lane {lane} takes nothing: {error}");
-            let mend = "see that nats-server runs, answers and has disk space; the processor goes on by itself";
-            health.raise(Finding::new(&code, Severity::Blocking, message, mend));
+            Err(error) => {
+                tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again");
+                trouble.failed(&error);
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);

@@ -145,6 +145,7 @@ async fn start(
     };
     let child = NatsChild::start(ChildOptions { binary, directory: data.join("nats"), profile }).await;
     let child = running.nats.insert(child.map_err(|error| child_failure(&error))?);
+    child.watch(healths.to_vec());
     let server = child.server().clone();
     let (nats_version, nats_pid) = (child.version().to_owned(), child.pid());
     let topology = topology(settings, &server, data).await?;

@@ -1,0 +1,103 @@
+//! What an operator is told while a stream takes nothing.
+
+use crate::batch_writer::WriteError;
+use crate::health::{Finding, Health, Severity};
+use crate::topology::Log;
+
+/// A failed attempt or two are a server that starts again.
+const FAILURES_TOLD: u32 = 3;
+/// Begins the code of the finding that a server answers, but acknowledges nothing.
+const UNACKNOWLEDGED: &str = "not-acknowledged";
+
+/// Begins the code of the finding that a stream takes nothing for another reason.
+const NOT_LOGGED: &str = "not-logged";
+
+/// Whether a finding is of a writer.
+pub(crate) fn is_write_trouble(code: &str) -> bool {
+    code.starts_with(NOT_LOGGED) || is_unacknowledged(code)
+}
+
+/// Whether a finding says that a server acknowledges nothing.
+pub(crate) fn is_unacknowledged(code: &str) -> bool {
+    code.starts_with(UNACKNOWLEDGED)
+}
+
+/// Counts failed attempts of one writer, and raises and clears its finding, which goes with it.
+#[derive(Debug)]
+pub struct WriteTrouble {
+    health: Health,
+    stream: String,
+    failures: u32,
+    timeouts: u32,
+}
+
+impl WriteTrouble {
+    /// No failure yet.
+    pub fn new(health: &Health, log: Log, lane: u16) -> WriteTrouble {
+        WriteTrouble { health: health.clone(), stream: log.stream(lane), failures: 0, timeouts: 0 }
+    }
+
+    /// Another attempt failed.
+    pub fn failed(&mut self, error: &WriteError) {
+        self.failures += 1;
+        self.timeouts = if *error == WriteError::TimedOut { self.timeouts + 1 } else { 0 };
+        if self.timeouts >= FAILURES_TOLD {
+            self.health.clear(&self.code(false));
+            let message = format!("{} is not acknowledged: {error}", self.stream);
+            let mend = "a nats-server whose disk was full has to be started again once there is room, which \
+                        `fieldstream up` does; else see that it gets on: all goes on by itself then";
+            self.health.raise(Finding::new(&self.code(true), Severity::Blocking, message, mend));
+        } else if self.failures >= FAILURES_TOLD || matches!(error, WriteError::StreamFull(_)) {
+            self.health.clear(&self.code(true));
+            let message = format!("{} takes nothing: {error}", self.stream);
+            let mend = "see that nats-server runs, answers and has room; all goes on by itself then";
+            self.health.raise(Finding::new(&self.code(false), Severity::Blocking, message, mend));
+        }
+    }
+
+    /// An attempt succeeded.
+    pub fn over(&mut self) {
+        (self.failures, self.timeouts) = (0, 0);
+        self.health.clear(&self.code(false));
+        self.health.clear(&self.code(true));
+    }
+
+    fn code(&self, is_unacknowledged: bool) -> String {
+        let stream = self.stream.to_lowercase().replace('_', "-");
+        format!("{}-{stream}", if is_unacknowledged { UNACKNOWLEDGED } else { NOT_LOGGED })
+    }
+}
+
+impl Drop for WriteTrouble {
+    /// Who does not write any more, because it gave up or was stopped, has no trouble either.
+    fn drop(&mut self) {
+        self.over();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_acknowledges_nothing_is_told_apart_from_one_that_is_away() {
+        let health = Health::new();
+        let mut trouble = WriteTrouble::new(&health, Log::Events, 0);
+        let codes = || health.findings().into_iter().map(|finding| finding.code).collect::<Vec<_>>();
+        for error in [WriteError::Disconnected, WriteError::TimedOut] {
+            trouble.failed(&error);
+            assert_eq!(codes(), [""; 0]);
+        }
+        trouble.failed(&WriteError::TimedOut);
+        assert_eq!(codes(), ["not-logged-events-0"]);
+        trouble.failed(&WriteError::TimedOut);
+        assert_eq!(codes(), ["not-acknowledged-events-0"]);
+        assert!(is_unacknowledged(&codes()[0]));
+        trouble.failed(&WriteError::Disconnected);
+        assert_eq!(codes(), ["not-logged-events-0"]);
+        trouble.over();
+        assert_eq!(codes(), [""; 0]);
+        trouble.failed(&WriteError::StreamFull("maximum bytes exceeded".into()));
+        assert_eq!(codes(), ["not-logged-events-0"], "a full stream is said at once");
+    }
+}
