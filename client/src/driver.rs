@@ -148,7 +148,9 @@ impl Driver {
                 Left::Stopped => (ClientError::Ended, None),
                 Left::End(End::NewEpoch) => {
                     let at_once = self.shared.with(|session| session.take_epoch(wall_us()));
-                    if !at_once && self.stopped_within(backoff.delay(lasted, Duration::ZERO, rand::random())).await {
+                    if !at_once
+                        && self.stopped_within(backoff.delay(lasted, true, Duration::ZERO, rand::random())).await
+                    {
                         self.shared.fail(&ClientError::Ended);
                         return;
                     }
@@ -169,7 +171,8 @@ impl Driver {
                 }
                 return;
             };
-            let delay = backoff.delay(lasted, retry_after, rand::random());
+            let is_waiting = self.shared.with(|session| session.is_waiting());
+            let delay = backoff.delay(lasted, is_waiting, retry_after, rand::random());
             tracing::debug!(%error, delay_ms = delay.as_millis() as u64, "the connection ended and is made again");
             if self.stopped_within(delay).await {
                 self.shared.fail(&ClientError::Ended);

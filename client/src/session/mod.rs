@@ -279,7 +279,7 @@ impl Session {
         if now >= silent_at {
             return Err(End::Broken(format!("nothing was heard from the server for {keepalive:?}")));
         }
-        let is_awaiting = !self.reads_nothing && (self.numbers.open() > 0 || !self.requests.is_empty());
+        let is_awaiting = !self.reads_nothing && self.is_waiting();
         self.awaiting = is_awaiting.then(|| self.awaiting.unwrap_or(now));
         if self.awaiting.is_some_and(|since| now >= since + WAIT_SILENT) {
             return Err(End::Broken(format!("an answer is awaited and nothing was heard for {WAIT_SILENT:?}")));
@@ -342,6 +342,11 @@ impl Session {
         deframer.shrink();
         self.deframer = deframer;
         Ok(())
+    }
+
+    /// Whether somebody waits for an answer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.numbers.open() > 0 || !self.requests.is_empty()
     }
 
     fn handle_frame(&mut self, now: Instant, frame: FromServer<'_>) -> Result<(), End> {
