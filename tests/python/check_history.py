@@ -9,10 +9,12 @@ of JSON; what is wrong stands on stderr.
 """
 
 import base64
+import datetime
 import json
 import socket
 import struct
 import sys
+import zlib
 from urllib.parse import urlsplit
 
 import lmdb
@@ -50,16 +52,25 @@ class Nats:
                     got += 1
 
     def stream(self, name):
-        """All messages of a stream by sequence."""
+        """All messages of a stream by sequence, when they were stored, and what is missing."""
         (info,) = self.answers(b"$JS.API.STREAM.INFO." + name, [b"{}"])
         first, last = info["state"]["first_seq"], info["state"]["last_seq"]
         asked = [json.dumps({"seq": n}).encode() for n in range(first, last + 1)]
-        messages = {}
+        messages, times = {}, {}
         for answer in self.answers(b"$JS.API.STREAM.MSG.GET." + name, asked):
             if "message" in answer:
-                messages[answer["message"]["seq"]] = base64.b64decode(answer["message"].get("data", ""))
+                sequence = answer["message"]["seq"]
+                messages[sequence] = base64.b64decode(answer["message"].get("data", ""))
+                times[sequence] = microseconds(answer["message"]["time"])
         missing = [n for n in range(first, last + 1) if n not in messages]
-        return messages, missing
+        return messages, times, missing
+
+
+def microseconds(text):
+    """Microseconds since the Unix epoch of a time as the server writes it."""
+    whole, _, rest = text.rstrip("Z").partition(".")
+    seconds = datetime.datetime.fromisoformat(whole + "+00:00").timestamp()
+    return int(seconds) * 1_000_000 + int((rest + "000000")[:6])
 
 
 def unpack(data):
@@ -74,6 +85,7 @@ class Log:
         self.stale_parts = 0
         self.cursors = {p: ((0, 0), None) for p in range(256)}
         self.texts, self.revisions, self.applied, self.outcomes = {}, {}, [], {}
+        self.crcs, self.sequences = {}, {}
         self.dead = 0
         self.logged = {}
         for sequence, data in sorted(instructions.items()):
@@ -123,14 +135,16 @@ class Log:
             self.wrong.append(f"EVENTS {sequence}: {document} goes from {self.revisions.get(document, 0)} to {revision}")
         self.revisions[document] = revision
         for operation in change:
-            if operation[0] == 3:
-                self.texts[document] = self.texts.get(document, "") + operation[1]
-                for tag in operation[1].split(";")[:-1]:
-                    self.applied.append((tag, document, revision))
-            elif operation[0] == 1:
-                self.texts[document] = operation[1]
-            else:
+            if operation[0] not in (1, 3):
                 self.wrong.append(f"EVENTS {sequence}: operation {operation[0]} was never sent")
+                continue
+            before = self.texts.get(document, "") if operation[0] == 3 else ""
+            crc = self.crcs.get((document, revision - 1), 0) if operation[0] == 3 else 0
+            self.texts[document] = before + operation[1]
+            self.crcs[document, revision] = zlib.crc32(operation[1].encode(), crc)
+            for tag in operation[1].split(";")[:-1]:
+                self.applied.append((tag, document, revision))
+                self.sequences[tag] = (at, sequence)
 
     def undecided(self):
         """Records without an accepted event."""
@@ -186,7 +200,7 @@ def check_devices(history, log, report):
         if tag not in seen:
             report["lost"] += 1
             wrong.append(f"{tag} was acknowledged and is lost")
-        elif seen[tag][1] != revision:
+        elif revision and seen[tag][1] != revision:
             report["diverged"] += 1
             wrong.append(f"{tag} was acknowledged at revision {revision}, the log has {seen[tag][1]}")
     last = {}
@@ -196,16 +210,51 @@ def check_devices(history, log, report):
             report["reordered"] += 1
             wrong.append(f"{tag} came into {document} behind {last[device, document]}")
         last[device, document] = int(number)
+    wrong += check_real_time(history, log, report)
     return wrong
 
 
-def check(history, instructions, events, paths):
-    """The report on a history, the two streams, and the files."""
+def check_real_time(history, log, report):
+    """What was acknowledged before something else was sent comes before it in its document."""
+    wrong, latest = [], {}
+    for tag, document, _ in log.applied:
+        sent, told = history["times"].get(tag, (0, 0))
+        before, when = latest.get(document, ("", 0))
+        if told and told < when:
+            report["reordered"] += 1
+            wrong.append(f"{tag} was acknowledged before {before} was sent and comes behind it in {document}")
+        if sent > when:
+            latest[document] = (tag, sent)
+    return wrong
+
+
+def check_shown(history, log):
+    """Whether every state that a watcher was shown is the one that the log leads to."""
+    for document, shown in history["shown"].items():
+        for revision, crc in shown.items():
+            if log.crcs.get((document, int(revision))) != crc:
+                yield f"{document} was shown at revision {revision} in a state that it never had"
+
+
+def check_honesty(history, log, instruction_times, event_times):
+    """Nothing is acknowledged before it is in the log."""
+    for tag, (_, told) in history["times"].items():
+        logged, applied = log.sequences.get(tag, (None, None))
+        is_logged_only = history["acked"].get(tag) == 0
+        stored = instruction_times.get(logged) if is_logged_only else event_times.get(applied)
+        if stored is not None and told < stored:
+            yield f"{tag} was acknowledged {stored - told} us before it was in the log"
+
+
+def check(history, instructions, events, paths, times=({}, {})):
+    """The report on a history, the two streams with the times of their messages, and the files."""
     log = Log(instructions, events)
     names = ("lost", "duplicated", "reordered", "diverged", "phantom")
     report = dict.fromkeys(names, 0)
     wrong = check_devices(history, log, report)
     other = list(log.wrong)
+    other += check_shown(history, log)
+    other += check_honesty(history, log, *times)
     undecided = log.undecided()
     if undecided:
         other.append(f"{len(undecided)} records have no event, the first is {undecided[0]}")
@@ -224,6 +273,7 @@ def check(history, instructions, events, paths):
         stale_parts=log.stale_parts,
         instructions=len(instructions),
         events=len(events),
+        states_shown=sum(map(len, history["shown"].values())),
     )
     return report
 
@@ -233,9 +283,9 @@ def main():
     with open(history, encoding="utf-8") as file:
         history = json.load(file)
     nats = Nats(url)
-    instructions, missing = nats.stream(b"INSTRUCTIONS_0")
-    events, gone = nats.stream(b"EVENTS_0")
-    report = check(history, instructions, events, paths)
+    instructions, instruction_times, missing = nats.stream(b"INSTRUCTIONS_0")
+    events, event_times, gone = nats.stream(b"EVENTS_0")
+    report = check(history, instructions, events, paths, (instruction_times, event_times))
     if missing or gone:
         print(f"messages are missing: {missing[:5]} {gone[:5]}", file=sys.stderr)
         report["diverged"] += 1

@@ -7,6 +7,7 @@ Exits 1 if one is not noticed. No file and no server is needed.
 
 import copy
 import sys
+import zlib
 
 import msgpack
 from check_history import check
@@ -46,6 +47,8 @@ def whole():
     history = {
         "attempts": {f"{d}.{n}": document for d, n, document, _ in sent},
         "acked": {f"{d}.{n}": revision for d, n, _, revision in sent},
+        "times": {f"{d}.{n}": (revision * 10, revision * 10 + 9) for d, n, _, revision in sent},
+        "shown": {"d": {"2": zlib.crc32(b"a.1;b.1;")}},
         "refused": [],
         "unknown": [],
         "violations": [],
@@ -105,6 +108,24 @@ def never_logged(history, instructions, events):
     instructions[2] = pack([1, []])
 
 
+def later_sent_comes_first(history, instructions, events):
+    # Told of the second before the first was sent, though the log has them the other way round.
+    history["times"].update({"b.1": (1, 2), "a.1": (3, 4)})
+
+
+def shown_what_never_was(history, instructions, events):
+    history["shown"]["d"]["3"] = zlib.crc32(b"a.1;b.1;b.2;")
+
+
+def told_before_it_was_applied(history, instructions, events):
+    history["times"]["b.1"] = (12, 14)
+
+
+def told_before_it_was_logged(history, instructions, events):
+    history["acked"]["b.1"] = 0
+    history["times"]["b.1"] = (10, 11)
+
+
 def stale_part_carries_an_event(history, instructions, events):
     # A zombie's batch, built on a cursor that was overtaken: its event must not count.
     events[4] = batch(9, [2, 1], [7, 2], [3, 1], [event(3, "a", 2, "d", 3)])
@@ -122,6 +143,10 @@ BENT = [
     refused_and_applied,
     undecided,
     never_logged,
+    later_sent_comes_first,
+    shown_what_never_was,
+    told_before_it_was_applied,
+    told_before_it_was_logged,
 ]
 COUNTS = ("lost", "duplicated", "reordered", "diverged", "phantom")
 
@@ -129,7 +154,8 @@ COUNTS = ("lost", "duplicated", "reordered", "diverged", "phantom")
 def found(bend):
     history, instructions, events = copy.deepcopy(whole())
     bend(history, instructions, events)
-    report = check(history, instructions, events, [])
+    times = ({n: n * 10 + 2 for n in instructions}, {n: n * 10 + 5 for n in events})
+    report = check(history, instructions, events, [], times)
     return {name: report[name] for name in COUNTS if report[name]}, report
 
 

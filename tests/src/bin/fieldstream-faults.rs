@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let profile = if profile == "fast" { Profile::Fast } else { Profile::Durable };
     if let ("joining", Ok(rate)) = (seconds.as_str(), seed.parse::<u64>()) {
         let (program, directory) = (program.into(), directory.into());
-        let site = SiteOptions { program, directory, profile, processors: 4, seed: 0 };
+        let site = SiteOptions { program, directory, profile, processors: 4, seed: 0, has_disks: false };
         println!("{}", tokio::runtime::Runtime::new().expect("a runtime").block_on(joining::run(&site, rate)));
         return ExitCode::SUCCESS;
     }

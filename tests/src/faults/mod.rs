@@ -1,6 +1,8 @@
 //! The fault runner: real processes, a real nats-server, seeded faults, devices that keep a history, and
 //! a checker in Python that shares no code with the product (`tests/python/check_history.py`).
 
+pub mod disk;
+mod inflict;
 pub mod joining;
 pub mod load;
 mod nemesis;
@@ -17,7 +19,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value as Json, json};
 use site::{Role, Site, SiteOptions};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -55,6 +57,7 @@ pub async fn run(options: &RunOptions) -> Json {
         profile: options.profile,
         processors: 3,
         seed: options.seed,
+        has_disks: true,
     };
     let mut site = Site::start(&site).await;
     let load = Load::new(site.ca.clone());
@@ -73,6 +76,7 @@ pub async fn run(options: &RunOptions) -> Json {
             load.clone().watcher(site.device_urls[i / DOCUMENTS].clone(), format!("doc-{}", i % DOCUMENTS), last);
         tokio::spawn(watcher);
     }
+    let reader = LiveReader::start(&options.directory);
     let mut nemesis = Nemesis::new(StdRng::seed_from_u64(options.seed), load.clone(), &site).await;
     let end = Instant::now() + options.faults_for;
     while Instant::now() < end {
@@ -81,8 +85,9 @@ pub async fn run(options: &RunOptions) -> Json {
     load.stop();
     let unresolved = settle(devices).await;
     let behind = converge(&load, &watched).await;
-    site.roles().for_each(Role::stop);
     let mut report = json!({ "seed": options.seed, "unresolved": unresolved, "watchers_behind": behind });
+    merge(&mut report, reader.map_or_else(|| json!({}), LiveReader::stop));
+    site.roles().for_each(Role::stop);
     merge(&mut report, nemesis.report());
     let history = options.directory.join("history.json");
     let text = load.with(|history| serde_json::to_string(history)).expect("a history");
@@ -131,6 +136,26 @@ async fn converge(load: &Load, watched: &[(String, Arc<AtomicU64>)]) -> Vec<Stri
     }
 }
 
+/// A program that reads the storers' files all the time, with stock libraries.
+struct LiveReader(Child);
+
+impl LiveReader {
+    fn start(directory: &Path) -> Option<LiveReader> {
+        let python = tool("FIELDSTREAM_TEST_PYTHON", "reading the files meanwhile")?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/watch_files.py");
+        let mut command = Command::new(python);
+        command.arg(script).args(Site::databases(directory)).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Some(LiveReader(command.spawn().expect("the reader starts")))
+    }
+
+    /// What it read.
+    fn stop(mut self) -> Json {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().expect("the reader ends");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| json!({ "live_violations": "the reader failed" }))
+    }
+}
+
 /// Runs the checker on what is left.
 fn check(history: &Path, nats_url: &str, directory: &Path) -> Json {
     let Some(python) = tool("FIELDSTREAM_TEST_PYTHON", "checking the history") else {
@@ -153,8 +178,19 @@ fn merge(into: &mut Json, from: Json) {
 pub fn is_clean(report: &Json) -> bool {
     let none = |key: &str| report[key].as_u64() == Some(0);
     report["checked"] == true
-        && ["lost", "duplicated", "reordered", "diverged", "phantom", "watch_violations", "unresolved", "stuck"]
-            .into_iter()
-            .all(none)
+        && report["live_reads"].as_u64() > Some(0)
+        && [
+            "lost",
+            "duplicated",
+            "reordered",
+            "diverged",
+            "phantom",
+            "watch_violations",
+            "unresolved",
+            "stuck",
+            "live_violations",
+        ]
+        .into_iter()
+        .all(none)
         && report["watchers_behind"].as_array().is_some_and(Vec::is_empty)
 }

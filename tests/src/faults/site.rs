@@ -1,5 +1,6 @@
 //! The deployment under test: a real nats-server, and every role as a process of its own behind a proxy.
 
+use super::disk::Disk;
 use super::proxy::Proxy;
 use super::udp::UdpProxy;
 use crate::{certificate, nats_server};
@@ -9,6 +10,7 @@ use std::fs::OpenOptions;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A role's process.
 #[derive(Debug)]
@@ -72,6 +74,18 @@ impl Role {
         }
     }
 
+    /// Asks it to end; whether it has by then. If not, it is killed.
+    pub fn stop_within(&mut self, most: Duration) -> bool {
+        self.signal(Signal::TERM);
+        let until = Instant::now() + most;
+        while self.is_running() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let has_ended = !self.is_running();
+        self.kill();
+        has_ended
+    }
+
     /// Asks it to end and waits until it has.
     pub fn stop(&mut self) {
         self.signal(Signal::TERM);
@@ -100,10 +114,27 @@ pub struct SiteOptions {
     pub processors: usize,
     /// What becomes of datagrams on bad lines.
     pub seed: u64,
+    /// nats-server and the second storer get disks of their own, where that can be done.
+    pub has_disks: bool,
+}
+
+/// Of a disk of its own; blocks are taken from the machine's only when they are written.
+const DISK_BYTES: u64 = 8 << 30;
+
+fn own_disk(options: &SiteOptions, folder: &str) -> Option<Disk> {
+    if !options.has_disks {
+        return None;
+    }
+    let disk = Disk::mount(&options.directory.join(folder), DISK_BYTES);
+    disk.map_err(|error| eprintln!("SKIPPED: a full disk under {folder}: {error}")).ok()
 }
 
 /// The deployment.
 pub struct Site {
+    /// The server's disk, if it has one of its own.
+    pub nats_disk: Option<Disk>,
+    /// The second storer's.
+    pub storer_disk: Option<Disk>,
     /// The server; it is started again by itself when it is killed.
     pub nats: NatsChild,
     /// Where the server really is, with the login.
@@ -140,6 +171,8 @@ impl Site {
     /// # Panics
     /// If NATS does not start.
     pub async fn start(options: &SiteOptions) -> Site {
+        let nats_disk = own_disk(options, "nats");
+        let storer_disk = own_disk(options, "storer-1");
         let child =
             ChildOptions { binary: nats_server(), directory: options.directory.join("nats"), profile: options.profile };
         let nats = NatsChild::start(child).await.expect("nats-server");
@@ -186,6 +219,8 @@ impl Site {
         }
         let quic_urls = udp_proxies.iter().map(|proxy| format!("quic://{}", proxy.address)).collect();
         let mut site = Site {
+            nats_disk,
+            storer_disk,
             udp_proxies,
             quic_urls,
             ca: options.directory.join("ca.pem"),
