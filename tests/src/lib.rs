@@ -99,7 +99,11 @@ const STOP: Duration = Duration::from_secs(20);
 impl Cluster {
     /// Starts everything.
     pub async fn start(shape: Shape) -> Cluster {
-        let dir = tempfile::tempdir().expect("a folder for the test");
+        Cluster::start_in(tempfile::tempdir().expect("a folder for the test"), shape).await
+    }
+
+    /// Starts everything in a folder that is there already.
+    pub async fn start_in(dir: tempfile::TempDir, shape: Shape) -> Cluster {
         let options =
             ChildOptions { binary: nats_server(), directory: dir.path().join("nats"), profile: shape.profile };
         let nats = NatsChild::start(options).await.expect("nats-server");
@@ -207,6 +211,25 @@ fn certificate(dir: &Path) {
     std::fs::write(dir.join("ca.pem"), made.cert.pem()).unwrap();
     std::fs::write(dir.join("server.pem"), made.cert.pem()).unwrap();
     std::fs::write(dir.join("server.key"), made.signing_key.serialize_pem()).unwrap();
+}
+
+/// Runs the test again as a process of its own, in a mount namespace of its own, in which it may mount
+/// disks that nobody has to unmount. `None`: this is that process. Else whether it passed; one that
+/// cannot be had here is said and passes.
+pub fn in_mount_namespace(test: &str) -> Option<bool> {
+    const INSIDE: &str = "FIELDSTREAM_TEST_MOUNTS";
+    if std::env::var_os(INSIDE).is_some() {
+        return None;
+    }
+    let can = std::process::Command::new("unshare").args(["--mount", "true"]).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: {test}: no mount namespace can be had (it takes root)");
+        return Some(true);
+    }
+    let mut command = std::process::Command::new("unshare");
+    command.arg("--mount").arg(std::env::current_exe().expect("this program"));
+    command.args([test, "--exact", "--nocapture"]).env(INSIDE, "1");
+    Some(command.status().expect("the test runs").success())
 }
 
 /// Waits until a condition holds.
