@@ -180,7 +180,9 @@ impl Nemesis {
                 self.rest(100, 1_000).await;
                 let i = self.rng.random_range(0..2);
                 let roles = [&mut site.processors[i], &mut site.gateways[i], &mut site.storers[i]];
-                let ended = tokio::task::block_in_place(|| roles.map(|role| role.stop_within(ENDING)));
+                roles.iter().for_each(|role| role.signal(Signal::TERM));
+                let until = Instant::now() + ENDING;
+                let ended = tokio::task::block_in_place(|| roles.map(|role| role.has_ended_by(until)));
                 site.signal_nats(Signal::CONT);
                 site.roles().for_each(Role::start);
                 ended == [true; 3] && busy

@@ -74,14 +74,15 @@ impl Role {
         }
     }
 
-    /// Asks it to end; whether it has by then. If not, it is killed.
-    pub fn stop_within(&mut self, most: Duration) -> bool {
-        self.signal(Signal::TERM);
-        let until = Instant::now() + most;
+    /// Waits until it has ended; whether it has by then. If not, it is killed.
+    pub fn has_ended_by(&mut self, until: Instant) -> bool {
         while self.is_running() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
         let has_ended = !self.is_running();
+        if !has_ended {
+            eprintln!("{} was asked to end and did not in time", self.name);
+        }
         self.kill();
         has_ended
     }
