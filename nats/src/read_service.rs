@@ -7,15 +7,20 @@ use fieldstream_shared::limits::READ_PART_BYTES_MAX;
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::read::{Answer, Request};
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Plain NATS subject of requests; storers listen as one queue group, so one of them answers.
 const SUBJECT: &str = "fieldstream.read";
 const QUEUE: &str = "storers";
+
+/// When further storers are asked for the same, each behind the one before. Longer than answers take:
+/// asking twice what is only slow makes it slower.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
 
 /// Where one storer alone answers. Storers of a queue group are not to be told apart.
 fn own_subject(storer: u64) -> String {
@@ -79,7 +84,8 @@ impl ReadClient {
         Ok(ReadClient { connection: connection.clone(), inbox, calls, next: Arc::default(), _collector: collector })
     }
 
-    /// Sends a request and waits for its whole answer.
+    /// Sends a request and waits for its whole answer. A storer that was killed with the request in
+    /// its hands says nothing: after a while another one is asked, too.
     ///
     /// # Errors
     /// [`ReadError`]; asking again is safe.
@@ -87,7 +93,18 @@ impl ReadClient {
     /// # Cancel safety
     /// A dropped call is forgotten.
     pub async fn request(&self, request: &Request, timeout: Duration) -> Result<Answer, ReadError> {
-        self.ask(SUBJECT.to_owned(), request, timeout).await
+        let until = Instant::now() + timeout;
+        let mut again = ASK_AGAIN.iter();
+        let mut asked = FuturesUnordered::from_iter([self.ask(SUBJECT.to_owned(), request, timeout)]);
+        loop {
+            let pause = again.next().copied().unwrap_or(timeout);
+            tokio::select! {
+                Some(answer) = asked.next() => return answer,
+                () = tokio::time::sleep(pause) => {
+                    asked.push(self.ask(SUBJECT.to_owned(), request, until.saturating_duration_since(Instant::now())));
+                }
+            }
+        }
     }
 
     /// Like [`ReadClient::request`], but asks one storer, named as in its announcements.

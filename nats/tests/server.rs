@@ -113,3 +113,27 @@ async fn long_answers_of_storers_are_split_and_joined() {
     assert_eq!(client.request(&request, Duration::from_secs(5)).await, Ok(answer));
     nats.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storer_that_dies_with_a_request_in_its_hands_is_not_waited_for() {
+    use fieldstream_shared::read::{Answer, AnswerBody, Query, Request};
+    let dir = tempfile::tempdir().unwrap();
+    let nats = child(dir.path()).await;
+    let connection = Connection::connect(nats.server(), "t").await.unwrap();
+    let client = ReadClient::new(&connection).await.unwrap();
+    let mut server = ReadServer::subscribe(&connection).await.unwrap();
+    let answer = Answer { sequence: 7, body: AnswerBody::Values { documents: vec![], marks: vec![] } };
+    let served = answer.clone();
+    tokio::spawn(async move {
+        let _swallowed = server.next().await;
+        while let Some(call) = server.next().await {
+            call.respond(&served).await;
+        }
+    });
+    connection.flush().await;
+    let request = Request { lane: 0, min_sequence: 0, query: Query::Checkpoint };
+    let begun = std::time::Instant::now();
+    assert_eq!(client.request(&request, Duration::from_secs(10)).await, Ok(answer));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    nats.stop().await;
+}
