@@ -213,6 +213,13 @@ fn certificate(dir: &Path) {
     std::fs::write(dir.join("server.key"), made.signing_key.serialize_pem()).unwrap();
 }
 
+/// As many open files as the system allows this process.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 /// Runs the test again as a process of its own, in a mount namespace of its own, in which it may mount
 /// disks that nobody has to unmount. `None`: this is that process. Else whether it passed; one that
 /// cannot be had here is said and passes.

@@ -10,7 +10,7 @@ use fieldstream_shared::document::Body;
 use fieldstream_storer::Storer;
 use fieldstream_tests::faults::proxy::Proxy;
 use fieldstream_tests::faults::udp::UdpProxy;
-use fieldstream_tests::{Cluster, Shape, until};
+use fieldstream_tests::{Cluster, Shape, raise_open_files, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,8 @@ async fn without_storers_applying_pauses_and_goes_on_when_one_is_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_is_back_after_a_gateway_was_replaced() {
-    const CLIENTS: usize = 300;
+    const CLIENTS: usize = 2_000;
+    raise_open_files();
     let mut cluster = Cluster::start(Shape::default()).await;
     let url = cluster.url(0, "tcp");
     let connecting = (0..CLIENTS).map(|_| Client::connect(&url, ClientOptions::default()));
@@ -101,9 +102,11 @@ async fn everybody_is_back_after_a_gateway_was_replaced() {
     until("the port is free", LONG, || async { std::net::TcpListener::bind(addresses.tcp.unwrap()).is_ok() }).await;
     let second_round = writing(2);
     cluster.gateways.push(Gateway::start(options).await.unwrap());
+    let begun = Instant::now();
     for write in second_round {
         tokio::time::timeout(LONG, write).await.expect("everybody is back").unwrap().unwrap();
     }
+    eprintln!("{CLIENTS} clients are back, each with an instruction applied, after {:?}", begun.elapsed());
     let mut tags = Vec::new();
     for n in 0..16 {
         let Body::Text(text) = clients[0].get(&format!("d{n}")).await.unwrap().body else { panic!("no text") };
