@@ -196,7 +196,7 @@ impl Upkeep {
     /// Makes a copy and removes those beyond the number that is kept.
     async fn copy(&self, kept: &mut Vec<CopyState>) -> Result<CopyState, String> {
         let (store, copies) = (Arc::clone(&self.store), self.copies.clone());
-        let made = tokio::task::spawn_blocking(move || copies.make(&store, now_us())).await;
+        let made = tokio::task::spawn_blocking(move || copies.make(&store, now_us, &CancellationToken::new())).await;
         match made {
             Ok(Ok(copy)) => {
                 tracing::info!(path = %copy.path.display(), rows = copy.rows, bytes = copy.bytes, "copied and verified");
