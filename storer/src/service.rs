@@ -135,8 +135,9 @@ impl Storer {
         let store = Arc::new(store);
         let mut lanes = Vec::new();
         if damage.is_none() {
-            let opened = match beginnings::check(&connection, &store).await {
-                Ok(()) => open_lanes(&consuming, &store).await,
+            let seen = beginnings::look(&connection, topology.lanes).await?;
+            let opened = match beginnings::check(&connection, &store, &seen).await {
+                Ok(_) => open_lanes(&consuming, &store).await,
                 Err(error) => Err(error),
             };
             match opened {
