@@ -5,6 +5,7 @@
 mod site;
 
 use fieldstream_nats::{ChildOptions, Credentials, NatsChild, Profile};
+use fieldstream_storer::Store;
 use serde_json::Value as Json;
 use site::{Up, assert_there, put, run, text};
 use std::fs;
@@ -102,6 +103,23 @@ async fn a_file_whose_pages_are_gone_is_found_and_made_again_without_its_storer(
     let url = nats.server().url.replace("nats://", &format!("nats://{user}:{password}@"));
     let rebuilt = run(&["storer", "rebuild", "--storer", storer.to_str().unwrap(), "--nats", &url, "--from-log"]);
     assert!(rebuilt.status.success(), "{}", text(&rebuilt.stderr));
+    // Whose the file was cannot be read any more: what is kept for that one is to be forgotten.
+    let number = || Store::number_in(&storer.join("db")).unwrap();
+    let (new, said) = (number(), text(&rebuilt.stderr));
+    let list = run(&["storer", "list", "--json", "--nats", &url]);
+    let old: Json = serde_json::from_str(text(&list.stdout).lines().next().unwrap()).unwrap();
+    let old = old["storer"].as_str().unwrap();
+    assert!(said.contains(&format!("storer forget {old}")) && format!("{new:016x}") != old, "{said}");
+    // Made again from the copy of another storer, it stays the file of this one.
+    let (other, file) = (folder.path().join("other"), storer.join("db"));
+    let copied = ["storer", "restore", file.to_str().unwrap(), "--as-new", "--data"];
+    let copied = run(&[&copied[..], &[other.to_str().unwrap()]].concat());
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    let rebuilt = ["storer", "rebuild", "--storer", storer.to_str().unwrap(), "--nats", &url, "--copy"];
+    let rebuilt = run(&[&rebuilt[..], &[other.join("db").to_str().unwrap()]].concat());
+    assert!(rebuilt.status.success(), "{}", text(&rebuilt.stderr));
+    assert_ne!(Store::number_in(&other.join("db")).unwrap(), new);
+    assert_eq!(number(), new);
     nats.stop().await;
     let mut up = Up::spawn(data, "durable");
     let url = up.url();

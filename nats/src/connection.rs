@@ -127,6 +127,14 @@ pub enum NatsError {
         /// Which stream.
         stream: String,
     },
+    /// The server answers, but does not say that it stored something.
+    #[error("NATS at {url}: {what}: not acknowledged in time; see that the server gets on and its disk has room")]
+    Unacknowledged {
+        /// Where.
+        url: String,
+        /// What was to be stored.
+        what: String,
+    },
     /// Any other refusal of a request.
     #[error("NATS at {url}: {what}: {reason}")]
     Request {

@@ -23,6 +23,7 @@ mod log_reader;
 mod members;
 mod progress;
 mod read_service;
+mod register;
 pub mod repair;
 mod sessions;
 mod status;
@@ -39,6 +40,7 @@ pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
+pub use register::{CopyEntry, EntryPlace, LaneMarks, Registered, StorerEntry, StorerRegister, purge_below};
 pub use repair::{LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
 pub use sessions::{SessionNote, SessionNotes, publish_session};
 pub use status::{
@@ -46,8 +48,7 @@ pub use status::{
     StreamState, collect_status, lane_streams, serve_status,
 };
 pub use storers::{
-    CopyEntry, LaneMarks, Order, OrderCall, OrderReply, OrderServer, RebuildOrder, Rebuilt, StorerEntry,
-    StorerRegister, purge_below, request_rebuild, request_snapshot,
+    Order, OrderCall, OrderReply, OrderServer, RebuildOrder, Rebuilt, request_rebuild, request_snapshot,
 };
-pub use topology::{Log, Topology, TopologyOptions, first_sequence, last_sequence};
+pub use topology::{Log, Topology, TopologyOptions, first_sequence, last_sequence, stream_state};
 pub use write_trouble::WriteTrouble;

@@ -260,7 +260,7 @@ pub async fn collect_status(connection: &Connection, wait: Duration) -> Result<V
 }
 
 /// A stream as the server sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct StreamState {
     /// First sequence there is; one more than the last if it is empty.
     pub first: u64,

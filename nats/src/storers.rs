@@ -1,140 +1,11 @@
-//! The register of storers: what each has on disk, so that nobody purges what one of them needs
-//! (`docs/LOG.md`, "Purging"). A bucket of its own, kept on disk; entries stay until they are removed.
+//! Orders to storers: to make a copy, to make the file again (`docs/LOG.md`, "Purging").
 
 use crate::connection::{Connection, NatsError};
-use crate::topology::Log;
-use async_nats::jetstream::kv;
+use crate::register::CopyEntry;
 use async_nats::{Subject, Subscriber};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-
-const BUCKET: &str = "fieldstream_storers";
-/// Entries beyond this are not looked at.
-const ENTRIES_MAX: usize = 256;
-
-/// What a checkpoint means for one lane's streams.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneMarks {
-    /// Last EVENTS sequence taken in; a reader that starts there looks at this message.
-    pub events_sequence: u64,
-    /// INSTRUCTIONS sequence of the lowest cursor: no partition needs anything below it.
-    pub instructions_lowest: u64,
-}
-
-/// A verified copy of a storer's file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopyEntry {
-    /// Where it is, on the storer's host.
-    pub path: String,
-    /// When it was verified, microseconds since the Unix epoch.
-    pub made_at_us: u64,
-    /// Bytes of the file.
-    pub bytes: u64,
-    /// In order of lanes.
-    pub lanes: Vec<LaneMarks>,
-}
-
-/// What a storer says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StorerEntry {
-    /// The number drawn when its file was made.
-    pub storer: u64,
-    /// Identity of the log its file belongs to.
-    pub log_id: u64,
-    /// Name of its machine.
-    pub host: String,
-    /// The link that readers open.
-    pub database: String,
-    /// When it last renewed this entry, microseconds since the Unix epoch.
-    pub seen_at_us: u64,
-    /// What is durable in its file, in order of lanes.
-    pub lanes: Vec<LaneMarks>,
-    /// Its verified copies, the newest first.
-    #[serde(default)]
-    pub copies: Vec<CopyEntry>,
-    /// No storer, but a file that is being made again: it answers nobody, and whoever left it behind
-    /// does not come back.
-    #[serde(default)]
-    pub temporary: bool,
-}
-
-/// The register.
-#[derive(Debug, Clone)]
-pub struct StorerRegister {
-    connection: Connection,
-    bucket: kv::Store,
-}
-
-impl StorerRegister {
-    /// Opens the register, and makes it if there is none.
-    ///
-    /// # Errors
-    /// [`NatsError`] if the server does not answer.
-    pub async fn open(connection: &Connection) -> Result<StorerRegister, NatsError> {
-        let failed = |e: &dyn std::fmt::Display| connection.request_error("opening the register of storers", e);
-        let bucket = match connection.jetstream.get_key_value(BUCKET).await {
-            Ok(bucket) => bucket,
-            Err(_) => {
-                let config = kv::Config {
-                    bucket: BUCKET.into(),
-                    description: "Fieldstream storers and what they have on disk".into(),
-                    history: 1,
-                    max_bytes: 4 << 20,
-                    ..kv::Config::default()
-                };
-                connection.jetstream.create_key_value(config).await.map_err(|e| failed(&e))?
-            }
-        };
-        Ok(StorerRegister { connection: connection.clone(), bucket })
-    }
-
-    /// Writes a storer's entry.
-    ///
-    /// # Errors
-    /// [`NatsError`] if the server did not take it.
-    pub async fn put(&self, entry: &StorerEntry) -> Result<(), NatsError> {
-        let failed = |e: &dyn std::fmt::Display| self.connection.request_error("registering a storer", e);
-        let bytes = serde_json::to_vec(entry).map_err(|e| failed(&e))?;
-        self.bucket.put(key(entry.storer), bytes.into()).await.map_err(|e| failed(&e))?;
-        Ok(())
-    }
-
-    /// All entries, in order of storers. An entry that cannot be read is an error: what it protects
-    /// is not known.
-    ///
-    /// # Errors
-    /// [`NatsError`] if they cannot be had, or one of them cannot be read.
-    pub async fn list(&self) -> Result<Vec<StorerEntry>, NatsError> {
-        let failed = |e: &dyn std::fmt::Display| self.connection.request_error("reading the register of storers", e);
-        let mut keys = self.bucket.keys().await.map_err(|e| failed(&e))?;
-        let mut entries = Vec::new();
-        while let Some(key) = keys.next().await {
-            let key = key.map_err(|e| failed(&e))?;
-            let Some(bytes) = self.bucket.get(&key).await.map_err(|e| failed(&e))? else { continue };
-            let entry = serde_json::from_slice::<StorerEntry>(&bytes);
-            entries.push(entry.map_err(|e| failed(&format_args!("the entry {key}: {e}")))?);
-            if entries.len() > ENTRIES_MAX {
-                return Err(failed(&"there are too many entries"));
-            }
-        }
-        entries.sort_by_key(|entry| entry.storer);
-        Ok(entries)
-    }
-
-    /// Forgets a storer: nothing is kept for it any more.
-    ///
-    /// # Errors
-    /// [`NatsError`] if the server did not do it.
-    pub async fn remove(&self, storer: u64) -> Result<(), NatsError> {
-        let removed = self.bucket.purge(key(storer)).await;
-        removed.map_err(|e| self.connection.request_error("forgetting a storer", e))
-    }
-}
-
-fn key(storer: u64) -> String {
-    format!("{storer:016x}")
-}
 
 /// How long a copy may take before nobody waits for it any more.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(600);
@@ -310,17 +181,4 @@ fn rebuild_subject(storer: u64) -> String {
 
 fn snapshot_subject(storer: u64) -> String {
     format!("fieldstream.snapshot.{storer:016x}")
-}
-
-/// Removes every message of a stream below a sequence; returns how many there were.
-///
-/// # Errors
-/// [`NatsError`] if the server did not do it.
-pub async fn purge_below(connection: &Connection, log: Log, lane: u16, sequence: u64) -> Result<u64, NatsError> {
-    let failed = |e: &dyn std::fmt::Display| connection.request_error("purging the log", e);
-    let stream = connection.jetstream.get_stream(log.stream(lane)).await.map_err(|e| failed(&e))?;
-    // Beyond the end a purge would make the stream jump.
-    let sequence = sequence.min(stream.cached_info().state.last_sequence);
-    let purged = stream.purge().sequence(sequence).await.map_err(|e| failed(&e))?;
-    Ok(purged.purged)
 }

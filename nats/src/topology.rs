@@ -296,7 +296,10 @@ pub(crate) async fn bounds(connection: &Connection, log: Log, lane: u16) -> Resu
 }
 
 /// A stream as the server sees it now.
-pub(crate) async fn stream_state(connection: &Connection, log: Log, lane: u16) -> Result<StreamState, NatsError> {
+///
+/// # Errors
+/// [`NatsError`] if it cannot be asked.
+pub async fn stream_state(connection: &Connection, log: Log, lane: u16) -> Result<StreamState, NatsError> {
     let name = log.stream(lane);
     let stream = connection.jetstream.get_stream(&name).await.map_err(|e| get_stream_error(connection, &name, &e))?;
     let info = stream.cached_info();

@@ -1,7 +1,9 @@
 //! What an operator is told while a stream takes nothing.
 
 use crate::batch_writer::WriteError;
+use crate::connection::NatsError;
 use crate::health::{Finding, Health, Severity};
+use crate::register;
 use crate::topology::Log;
 
 /// A failed attempt or two are a server that starts again.
@@ -27,6 +29,7 @@ pub(crate) fn is_unacknowledged(code: &str) -> bool {
 pub struct WriteTrouble {
     health: Health,
     stream: String,
+    severity: Severity,
     failures: u32,
     timeouts: u32,
 }
@@ -34,24 +37,43 @@ pub struct WriteTrouble {
 impl WriteTrouble {
     /// No failure yet.
     pub fn new(health: &Health, log: Log, lane: u16) -> WriteTrouble {
-        WriteTrouble { health: health.clone(), stream: log.stream(lane), failures: 0, timeouts: 0 }
+        WriteTrouble::of(health, log.stream(lane), Severity::Blocking)
+    }
+
+    /// Of a storer that renews its entry in the register. It goes on storing without.
+    pub fn of_register(health: &Health) -> WriteTrouble {
+        WriteTrouble::of(health, format!("KV_{}", register::BUCKET), Severity::Warning)
+    }
+
+    fn of(health: &Health, stream: String, severity: Severity) -> WriteTrouble {
+        WriteTrouble { health: health.clone(), stream, severity, failures: 0, timeouts: 0 }
     }
 
     /// Another attempt failed.
     pub fn failed(&mut self, error: &WriteError) {
+        let is_full = matches!(error, WriteError::StreamFull(_));
+        self.count(*error == WriteError::TimedOut, is_full, error);
+    }
+
+    /// Another attempt to write an entry failed.
+    pub fn not_put(&mut self, error: &NatsError) {
+        self.count(matches!(error, NatsError::Unacknowledged { .. }), false, error);
+    }
+
+    fn count(&mut self, is_timeout: bool, is_certain: bool, error: &dyn std::fmt::Display) {
         self.failures += 1;
-        self.timeouts = if *error == WriteError::TimedOut { self.timeouts + 1 } else { 0 };
+        self.timeouts = if is_timeout { self.timeouts + 1 } else { 0 };
         if self.timeouts >= FAILURES_TOLD {
             self.health.clear(&self.code(false));
             let message = format!("{} is not acknowledged: {error}", self.stream);
             let mend = "a nats-server whose disk was full has to be started again once there is room, which \
                         `fieldstream up` does; else see that it gets on: all goes on by itself then";
-            self.health.raise(Finding::new(&self.code(true), Severity::Blocking, message, mend));
-        } else if self.failures >= FAILURES_TOLD || matches!(error, WriteError::StreamFull(_)) {
+            self.health.raise(Finding::new(&self.code(true), self.severity, message, mend));
+        } else if self.failures >= FAILURES_TOLD || is_certain {
             self.health.clear(&self.code(true));
             let message = format!("{} takes nothing: {error}", self.stream);
             let mend = "see that nats-server runs, answers and has room; all goes on by itself then";
-            self.health.raise(Finding::new(&self.code(false), Severity::Blocking, message, mend));
+            self.health.raise(Finding::new(&self.code(false), self.severity, message, mend));
         }
     }
 
@@ -99,5 +121,18 @@ mod tests {
         assert_eq!(codes(), [""; 0]);
         trouble.failed(&WriteError::StreamFull("maximum bytes exceeded".into()));
         assert_eq!(codes(), ["not-logged-events-0"], "a full stream is said at once");
+    }
+
+    #[test]
+    fn a_register_that_acknowledges_nothing_is_a_case_for_a_restart_too() {
+        let health = Health::new();
+        let mut trouble = WriteTrouble::of_register(&health);
+        let error = NatsError::Unacknowledged { url: "nats://h".into(), what: "registering a storer".into() };
+        (0..FAILURES_TOLD).for_each(|_| trouble.not_put(&error));
+        let findings = health.findings();
+        assert_eq!(findings[0].code, "not-acknowledged-kv-fieldstream-storers");
+        assert!(is_unacknowledged(&findings[0].code) && findings[0].severity == Severity::Warning);
+        trouble.over();
+        assert_eq!(health.findings(), []);
     }
 }

@@ -25,16 +25,40 @@ pub(crate) async fn watch(mut connection: Connection, store: Arc<Store>, failed:
                 return;
             }
         }
-        match beginnings::check(&connection, &store).await {
-            Ok(()) => {}
-            Err(error @ StorerError::Log(_)) => {
-                let _ = failed.try_send(error);
-                return;
-            }
-            Err(error) => tracing::debug!(%error, "the log could not be looked at yet"),
+        if let Err(error) = look_at_beginnings(&mut connection, &store).await {
+            let _ = failed.try_send(error);
+            return;
         }
         connection.reconnected().await;
     }
+}
+
+/// Compares where the streams begin now with the file, once that has come to where EVENTS ends now.
+async fn look_at_beginnings(connection: &mut Connection, store: &Store) -> Result<(), StorerError> {
+    let lanes = store.checkpoints().len() as u16;
+    let mut seen = None;
+    loop {
+        if seen.is_none() {
+            seen = beginnings::look(connection, lanes).await.inspect_err(not_yet).ok();
+        }
+        if let Some(seen) = &seen {
+            match beginnings::check(connection, store, seen).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error @ StorerError::Log(_)) => return Err(error),
+                Err(error) => not_yet(&error),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            // What was seen may be another stream's.
+            () = connection.reconnected() => seen = None,
+        }
+    }
+}
+
+fn not_yet(error: &impl std::fmt::Display) {
+    tracing::debug!(%error, "the log could not be looked at yet");
 }
 
 async fn look(connection: &Connection, store: &Arc<Store>, lane: u16) -> Result<(), StorerError> {

@@ -118,7 +118,8 @@ async fn carry_over(
     storer: u64,
 ) -> Result<bool, StorerError> {
     for (lane, marks) in (0..topology.lanes).zip(&copy.lanes) {
-        if first_sequence(connection, Log::Events, lane).await? > marks.events_sequence.max(1) {
+        // The message behind the copy is enough: right behind a repair there is no other.
+        if first_sequence(connection, Log::Events, lane).await? > marks.events_sequence + 1 {
             return Ok(false);
         }
     }

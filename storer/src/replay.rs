@@ -3,10 +3,9 @@
 
 use crate::digest::Digests;
 use crate::service::{StorerError, open_lanes_at, read_lane_upto, spawn_writer};
-use crate::store::{Belongs, Identity, Store, StoreError, StoreOptions, restore};
-use crate::upkeep::marks_of;
+use crate::store::{Belongs, Identity, Store, StoreError, StoreOptions, glance, restore};
 use crate::writer::{Writer, now_us};
-use fieldstream_nats::{Connection, Log, NatsError, StorerEntry, StorerRegister, Topology, last_sequence};
+use fieldstream_nats::{Connection, LaneMarks, Log, NatsError, StorerEntry, StorerRegister, Topology, last_sequence};
 use fieldstream_shared::read::Checkpoint;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,7 +36,7 @@ pub struct ReplayOptions {
     pub history_revisions: u64,
     /// The copy to begin with; `None`: the beginning of the log.
     pub copy: Option<PathBuf>,
-    /// The number of the storer whose file it is to be, without a copy.
+    /// The number of the storer whose file it is to be, whoever made the copy.
     pub storer: u64,
 }
 
@@ -96,6 +95,12 @@ impl Kept {
     }
 }
 
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorerError> + Send + 'static,
+) -> Result<T, StorerError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| StorerError::WriterGone(e.to_string()))?
+}
+
 impl Replay {
     /// Begins with the copy, of which every row is read.
     ///
@@ -114,25 +119,37 @@ impl Replay {
         let (lanes, log_id) = (topology.lanes, topology.log_id);
         let identity = Identity { lanes, log_id, new_storer: options.storer, now_us: now_us() };
         let from = options.copy;
-        let opened = tokio::task::spawn_blocking(move || {
-            if let Some(copy) = from {
-                restore(&copy, &files, None, false)?;
-            }
-            Store::open_as(files, &identity, Belongs::ToLog)
-        });
-        let store = opened.await.map_err(|e| StorerError::WriterGone(e.to_string()))??;
-        let marks = store.checkpoints().iter().zip(0..).map(|(checkpoint, lane)| marks_of(checkpoint, lane)).collect();
+        // Registered before the copy is read, which may take long: what is behind it has to stay.
+        // One that cannot be looked at is refused below; until then nothing goes.
+        let whole = vec![LaneMarks::default(); usize::from(lanes)];
+        let from_marks = match from.clone() {
+            Some(copy) => blocking(move || Ok(glance(&copy).map_or(whole, |state| state.marks()))).await?,
+            None => whole,
+        };
         let entry = StorerEntry {
             storer: rand::random(),
             log_id,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             database: scratch.0.display().to_string(),
             seen_at_us: now_us(),
-            lanes: marks,
+            lanes: from_marks,
             copies: Vec::new(),
             temporary: true,
         };
         let kept = Kept::begin(connection, entry).await?;
+        let opened = blocking(move || {
+            if let Some(copy) = from {
+                restore(&copy, &files, Some(options.storer), false)?;
+            }
+            Ok(Store::open_as(files, &identity, Belongs::ToLog)?)
+        });
+        let store = match opened.await {
+            Ok(store) => store,
+            Err(error) => {
+                kept.end().await;
+                return Err(error);
+            }
+        };
         Ok(Replay {
             scratch,
             connection: connection.clone(),

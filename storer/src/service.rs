@@ -33,6 +33,10 @@ const STALE_READERS: Duration = Duration::from_secs(60);
 /// How long a stopping storer waits for a commit that is under way when its time is up.
 const ABANDON: Duration = Duration::from_secs(2);
 
+/// How long a storer waits for its file while one before it in the same process still copies it.
+const LET_GO: Duration = Duration::from_secs(600);
+const LET_GO_LOOK: Duration = Duration::from_millis(100);
+
 /// What a storer needs.
 #[derive(Debug, Clone)]
 pub struct StorerOptions {
@@ -131,8 +135,9 @@ impl Storer {
         let store = Arc::new(store);
         let mut lanes = Vec::new();
         if damage.is_none() {
-            let opened = match beginnings::check(&connection, &store).await {
-                Ok(()) => open_lanes(&consuming, &store).await,
+            let seen = beginnings::look(&connection, topology.lanes).await?;
+            let opened = match beginnings::check(&connection, &store, &seen).await {
+                Ok(_) => open_lanes(&consuming, &store).await,
                 Err(error) => Err(error),
             };
             match opened {
@@ -183,7 +188,7 @@ impl Storer {
             let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
         });
         if !damaged {
-            let upkeep = upkeep_of(&options, &connection, topology, &store, turn)?;
+            let upkeep = upkeep_of(&options, &connection, topology, &store, (turn, failed.clone()))?;
             let orders = OrderServer::subscribe(&connection, store.storer()).await?;
             let pieces = PieceServer::subscribe(&connection, store.storer()).await?;
             let handing_out = joining::serve(pieces, upkeep.copies.clone());
@@ -278,6 +283,18 @@ struct Opened {
     scope: Scope,
 }
 
+/// A storer of this process that was stopped holds its file until a large copy that it was making is
+/// written: that cannot be broken off.
+async fn until_let_go(directory: &Path) {
+    let until = tokio::time::Instant::now() + LET_GO;
+    while let Err(StoreError::InUse { by_this_process: true, .. }) = Store::check_unused(directory) {
+        if tokio::time::Instant::now() >= until {
+            return;
+        }
+        tokio::time::sleep(LET_GO_LOOK).await;
+    }
+}
+
 async fn open(options: &StorerOptions, connection: &Connection, topology: &Topology) -> Result<Opened, StorerError> {
     let store = StoreOptions {
         directory: options.directory.clone(),
@@ -285,6 +302,7 @@ async fn open(options: &StorerOptions, connection: &Connection, topology: &Topol
         map_bytes: options.map_bytes,
         history_revisions: options.history_revisions,
     };
+    until_let_go(&options.directory).await;
     joining::join(options, &store, connection, topology).await?;
     let identity =
         Identity { lanes: topology.lanes, log_id: topology.log_id, new_storer: rand::random(), now_us: now_us() };
@@ -414,7 +432,7 @@ fn upkeep_of(
     connection: &Connection,
     topology: Topology,
     store: &Arc<Store>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    (turn, failed): (Arc<tokio::sync::Mutex<()>>, mpsc::Sender<StorerError>),
 ) -> Result<Upkeep, StoreError> {
     Ok(Upkeep {
         connection: connection.clone(),
@@ -429,6 +447,7 @@ fn upkeep_of(
         database: Store::database_path(&options.directory),
         options: options.upkeep.clone(),
         health: options.health.clone(),
+        failed,
     })
 }
 

@@ -12,7 +12,9 @@
 mod copies;
 mod error;
 mod identify;
+mod leftovers;
 
+pub(crate) use copies::glance;
 pub use copies::{Copies, CopyState, restore};
 pub use error::StoreError;
 
@@ -90,6 +92,7 @@ impl Store {
     pub fn open_as(options: StoreOptions, identity: &Identity, belongs: Belongs<'_>) -> Result<Store, StoreError> {
         make_directory(&options.directory)?;
         let lock = take_lock(&options.directory)?;
+        leftovers::remove(&options.directory)?;
         let generation = current_generation(&options.directory)?;
         make_directory(&options.directory.join(GENERATIONS))?;
         make_directory(&generation)?;
@@ -174,6 +177,15 @@ impl Store {
         copies::is_blank(&current_generation(directory)?)
     }
 
+    /// The number of the storer whose file is in a folder, which another process may be writing.
+    ///
+    /// # Errors
+    /// [`TableError`] if it cannot be read.
+    pub fn number_in(folder: &Path) -> Result<u64, TableError> {
+        let missing = TableError::Row { database: "meta", error: DecodeError::Expected("a format row") };
+        Ok(Tables::open_read_only(folder)?.read()?.format()?.ok_or(missing)?.storer)
+    }
+
     /// What readers open.
     pub fn database_path(directory: &Path) -> PathBuf {
         directory.join(LINK)
@@ -201,6 +213,14 @@ impl Store {
     /// [`TableError`].
     pub fn clear_stale_readers(&self) -> Result<usize, TableError> {
         self.current().tables.clear_stale_readers()
+    }
+
+    /// About the bytes of a compacted copy.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(crate) fn used_bytes(&self) -> Result<u64, TableError> {
+        self.read()?.used_bytes()
     }
 
     /// Writes a compacted copy of one state to a new file, and returns once it is on the disk.
@@ -273,7 +293,8 @@ fn take_lock(directory: &Path) -> Result<File, StoreError> {
                 "" => "another storer".to_owned(),
                 pid => format!("the storer with process id {pid}"),
             };
-            return Err(StoreError::InUse { directory: directory.to_owned(), holder });
+            let by_this_process = pid.trim() == std::process::id().to_string();
+            return Err(StoreError::InUse { directory: directory.to_owned(), holder, by_this_process });
         }
         Err(errno) => return Err(file_error("lock", &path, errno.into())),
     }

@@ -433,13 +433,16 @@ impl ReadTables {
         Ok(())
     }
 
-    /// Reads every row there is.
+    /// Reads every row there is, unless it is to end.
     ///
     /// # Errors
     /// [`TableError::Row`] names the database of the first that is no row.
-    pub fn verify(&self) -> Result<u64, TableError> {
+    pub(crate) fn verify(&self, is_over: impl Fn() -> bool) -> Result<u64, TableError> {
         let mut rows = 0;
         self.rows(|database, key, value| {
+            if is_over() {
+                return Err(TableError::Stopped);
+            }
             row(
                 database,
                 match database {
@@ -453,6 +456,20 @@ impl ReadTables {
             Ok(())
         })?;
         Ok(rows)
+    }
+
+    /// Bytes of the pages that hold something.
+    pub(crate) fn used_bytes(&self) -> Result<u64, TableError> {
+        let Tables { meta, documents, history, clients, dead_letters, .. } = &self.tables;
+        // Two meta pages and the list of databases.
+        let mut pages = 4;
+        let mut page_bytes = 0;
+        for database in [meta, documents, history, clients, dead_letters] {
+            let stat = database.stat(&self.txn)?;
+            pages += stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+            page_bytes = u64::from(stat.page_size);
+        }
+        Ok(pages as u64 * page_bytes)
     }
 
     /// All rows of all databases, in order. For tests and tools that compare files.

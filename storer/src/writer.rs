@@ -23,6 +23,9 @@ const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// While a commit waits for its time, how often the queue is looked at.
 const GATHER_STEP: Duration = Duration::from_millis(1);
 
+/// The longest rest after a commit.
+const REST_MAX: Duration = Duration::from_secs(1);
+
 /// Code of the finding that commits fail.
 const NOT_STORED: &str = "not-stored";
 
@@ -105,6 +108,8 @@ impl Writer {
 
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) -> Result<(), StorerError> {
+        // A writer before this one may have ended while its commits failed.
+        self.health.clear(NOT_STORED);
         while let Some(first) = self.arriving.blocking_recv() {
             if self.abandon.is_cancelled() {
                 return Ok(());
@@ -114,13 +119,11 @@ impl Writer {
             self.take_in(first)?;
             self.gather()?;
             let begun = Instant::now();
-            self.commit()?;
+            let took = self.commit()?;
             if !self.rests {
                 continue;
             }
-            // Resting as long as the commit took leaves half of the disk's time to others, above
-            // all to nats-server, and makes commits larger, hence cheaper per event.
-            self.not_before = Instant::now() + self.floor.saturating_sub(begun.elapsed()).max(begun.elapsed());
+            self.not_before = Instant::now() + rest(self.floor, begun.elapsed(), took);
         }
         Ok(())
     }
@@ -185,30 +188,30 @@ impl Writer {
         }
         drop(read);
         self.projection = projection;
-        self.commit()
+        self.commit().map(drop)
     }
 
-    /// Commits, and if the disk or the map is full, tries again until it works.
-    fn commit(&mut self) -> Result<(), StorerError> {
+    /// Commits, and if the disk or the map is full, tries again until it works. How long the attempt
+    /// took that did.
+    fn commit(&mut self) -> Result<Duration, StorerError> {
         let (mut wait, mut failing) = (RETRY.0, false);
-        loop {
+        let took = loop {
+            let begun = Instant::now();
             let error = match self.store.commit(&self.projection.writes(now_us())) {
-                Ok(()) => break,
+                Ok(()) => break begun.elapsed(),
                 Err(error) if error.is_passing() => self.store.explain(error),
                 Err(error) => return Err(self.store.explain(error).into()),
             };
             if self.abandon.is_cancelled() {
                 return Err(error.into());
             }
-            if !failing {
-                failing = true;
-            }
+            failing = true;
             let message = format!("nothing is stored: {error}");
             let mend = "make room on the disk; commits are tried until they work, the log keeps everything meanwhile";
             self.health.raise(Finding::new(NOT_STORED, Severity::Blocking, message, mend));
             self.pause(wait);
             wait = (wait * 2).min(RETRY.1);
-        }
+        };
         if failing {
             tracing::info!("committing again");
             self.health.clear(NOT_STORED);
@@ -217,7 +220,7 @@ impl Writer {
         self.projection.committed();
         self.group.clear();
         self.durable.send_replace(self.projection.sequences());
-        Ok(())
+        Ok(took)
     }
 
     /// Sleeps, but not long when the writer is to end.
@@ -234,6 +237,13 @@ impl Writer {
             error => error.into(),
         }
     }
+}
+
+/// How long the writer rests behind a commit that began so long ago and whose successful attempt took
+/// so long. As long as that leaves half of the disk's time to others, above all to nats-server, and
+/// makes commits larger, hence cheaper per event. An outage before it is no reason to rest.
+fn rest(floor: Duration, since_begun: Duration, took: Duration) -> Duration {
+    floor.saturating_sub(since_begun).max(took.min(REST_MAX))
 }
 
 /// Wall time in microseconds since the Unix epoch.
@@ -303,6 +313,27 @@ mod tests {
                 return before;
             }
         }
+    }
+
+    #[test]
+    fn a_rest_is_as_long_as_the_commit_and_not_as_an_outage() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(ms(5), ms(2), ms(2)), ms(3));
+        assert_eq!(rest(ms(5), ms(40), ms(40)), ms(40));
+        assert_eq!(rest(ms(5), ms(3_600_000), ms(40)), ms(40), "tried for an hour");
+        assert_eq!(rest(ms(5), ms(30_000), ms(30_000)), REST_MAX);
+    }
+
+    #[test]
+    fn what_an_earlier_writer_found_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let (health, (_, arriving)) = (Health::new(), mpsc::channel(1));
+        health.raise(Finding::new(NOT_STORED, Severity::Blocking, "full", "make room"));
+        let (durable, _) = watch::channel(vec![0]);
+        let store = open(directory.path(), 1 << 20);
+        let writer = Writer::new(store, arriving, durable, Duration::ZERO, CancellationToken::new());
+        writer.reporting_to(health.clone()).run().unwrap();
+        assert_eq!(health.findings(), []);
     }
 
     #[test]

@@ -4,13 +4,16 @@
 use fieldstream_client::{Client, ClientOptions, Operation};
 use fieldstream_gateway::Gateway;
 use fieldstream_nats::{
-    Connection, ReadClient, StorerEntry, StorerRegister, StreamState, Topology, lane_streams, request_snapshot,
+    Connection, LogError, ReadClient, StorerEntry, StorerRegister, StreamState, Topology, lane_streams,
+    request_snapshot,
 };
 use fieldstream_shared::document::Body;
 use fieldstream_shared::ids::ClientId;
 use fieldstream_shared::partition::Partition;
 use fieldstream_shared::read::{AnswerBody, Query, Request};
-use fieldstream_storer::{Digests, Storer, StorerOptions, UpkeepOptions, restore};
+use fieldstream_storer::{
+    Belongs, Digests, Identity, Store, StoreOptions, Storer, StorerError, StorerOptions, UpkeepOptions, restore,
+};
 use fieldstream_tests::{Cluster, Shape, until};
 use std::time::Duration;
 
@@ -36,6 +39,15 @@ fn storer_options(cluster: &Cluster, i: usize) -> StorerOptions {
         ..UpkeepOptions::default()
     };
     options
+}
+
+fn files(options: &StorerOptions) -> StoreOptions {
+    StoreOptions {
+        directory: options.directory.clone(),
+        file_mode: 0o664,
+        map_bytes: options.map_bytes,
+        history_revisions: 0,
+    }
 }
 
 /// Writes so many rounds of 32 KiB texts to all documents.
@@ -99,12 +111,7 @@ async fn far_more_than_the_log_holds_goes_through_it_and_a_lost_file_comes_back_
         copy.path.ends_with(latest.to_str().unwrap())
             || latest.to_str().unwrap() > copy.path.rsplit('/').next().unwrap()
     );
-    let store = fieldstream_storer::StoreOptions {
-        directory: options.directory.clone(),
-        file_mode: 0o664,
-        map_bytes: options.map_bytes,
-        history_revisions: 0,
-    };
+    let store = files(&options);
     let restored = restore(&kept.join("latest"), &store, None, false).unwrap();
     assert!(restored.rows >= DOCUMENTS as u64);
     let refused = restore(&kept.join("latest"), &store, None, false).unwrap_err();
@@ -172,6 +179,87 @@ async fn a_second_storer_joins_by_a_copy_and_the_log_is_kept_for_one_that_is_awa
     }
     assert!(digests[0].rows > 0);
     assert_eq!(digests[0].differences(&digests[1]), [], "both files hold the same");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_purged_for_a_storer_that_is_forgotten_is_no_damage_to_one_behind_it() {
+    let mut cluster = cluster().await;
+    let client = cluster.client(0, "tcp").await;
+    write(&client, 0..30).await;
+    until("the log was purged", LONG, || async { streams(&cluster).await.1.first > 1 }).await;
+    let second = storer_options(&cluster, 1);
+    cluster.storers.push(Storer::start(second.clone()).await.unwrap());
+    let id = cluster.storers[1].id();
+    let is_registered = |e: &StorerEntry| e.storer == id && !e.temporary;
+    until("it is registered", LONG, || async { entries(&cluster).await.iter().any(is_registered) }).await;
+
+    // It is dropped by mistake, and puts itself in again, for the log still has all it needs.
+    let register = StorerRegister::open(&connection(&cluster).await).await.unwrap();
+    register.remove(id).await.unwrap();
+    until("it is back", LONG, || async { entries(&cluster).await.iter().any(is_registered) }).await;
+
+    // While it is away the first goes on, and INSTRUCTIONS is purged for that one.
+    cluster.storers.remove(1).stop(LONG).await;
+    let away_at = entries(&cluster).await.into_iter().find(is_registered).unwrap().lanes[0];
+    write(&client, 30..36).await;
+    let until_purged = async {
+        while streams(&cluster).await.0.first <= away_at.instructions_lowest {
+            client.instruct("other", Operation::Append("+".into())).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(LONG, until_purged).await.expect("INSTRUCTIONS is purged beyond what it names");
+    assert!(streams(&cluster).await.1.first <= away_at.events_sequence, "EVENTS is kept for it");
+    let first = cluster.storers.remove(0);
+    let forgotten = first.id();
+    first.stop(LONG).await;
+    register.remove(forgotten).await.unwrap();
+
+    cluster.storers.push(Storer::start(second).await.unwrap());
+    let last = streams(&cluster).await.1.last;
+    until("it has caught up", LONG, || async { cluster.storers[0].stored()[0] >= last }).await;
+    // Having caught up, it looks at INSTRUCTIONS.
+    let failed = tokio::time::timeout(Duration::from_secs(2), cluster.storers[0].failed()).await;
+    assert!(failed.is_err(), "{failed:?}");
+    assert_texts(&client, 35).await;
+    client.close(LONG).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_too_old_is_no_damage_and_a_file_that_is_let_go_is_waited_for() {
+    let mut cluster = cluster().await;
+    let client = cluster.client(0, "tcp").await;
+    write(&client, 0..2).await;
+    let copy = request_snapshot(&connection(&cluster).await, cluster.storers[0].id()).await.unwrap();
+    let kept = cluster.dir.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::copy(std::path::Path::new(&copy.path).join("data.mdb"), kept.join("data.mdb")).unwrap();
+    write(&client, 2..32).await;
+    let needed = copy.lanes[0].events_sequence + 1;
+    until("it was purged beyond that copy", LONG, || async { streams(&cluster).await.1.first > needed }).await;
+    cluster.storers.remove(0).stop(LONG).await;
+
+    let options = storer_options(&cluster, 0);
+    let present = std::fs::read_link(options.directory.join("db")).unwrap();
+    restore(&kept, &files(&options), None, true).unwrap();
+    let error = Storer::start(options.clone()).await.err().expect("the log ran away from it");
+    assert!(matches!(error, StorerError::Log(LogError::Outrun { .. })), "{error}");
+
+    // Back to the file before; a copy under way in this process would still have it.
+    std::fs::remove_file(options.directory.join("db")).unwrap();
+    std::os::unix::fs::symlink(present, options.directory.join("db")).unwrap();
+    let identity = Identity { lanes: 1, log_id: 0, new_storer: 0, now_us: 0 };
+    let held = Store::open_as(files(&options), &identity, Belongs::Anywhere).unwrap();
+    let letting_go = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(held);
+    });
+    cluster.storers.push(Storer::start(options).await.unwrap());
+    letting_go.await.unwrap();
+    assert_texts(&client, 31).await;
+    client.close(LONG).await.unwrap();
     cluster.stop().await;
 }
 

@@ -10,7 +10,8 @@ use crate::operator::OperatorArgs;
 use crate::output;
 use clap::Args;
 use fieldstream_nats::{
-    Connection, LaneLoss, Log, NatsError, ProgressReader, ReadClient, RepairRecord, RepairState, Topology, Workshop,
+    Connection, LaneLoss, Log, NatsError, ProgressReader, ReadClient, RepairRecord, RepairState, StorerEntry,
+    StorerRegister, Topology, Workshop,
 };
 use fieldstream_shared::event::message_hash;
 use fieldstream_shared::read::{AnswerBody, Checkpoint, Query, Request};
@@ -154,11 +155,33 @@ async fn source(connection: &Connection, topology: &Topology) -> Result<(u64, Ve
     })
 }
 
+/// The EVENTS sequences of a storer's entry in the register; none if it has no entry. A register that
+/// cannot be read lets nobody purge: then it is what the file names.
+async fn named_by_register(
+    connection: &Connection,
+    (storer, log_id): (u64, u64),
+    checkpoints: &[Checkpoint],
+) -> Vec<u64> {
+    let entries = async { StorerRegister::open(connection).await?.list().await };
+    match entries.await {
+        Ok(entries) => {
+            let is_its = |e: &&StorerEntry| e.storer == storer && e.log_id == log_id && !e.temporary;
+            let lanes = entries.iter().find(is_its).map_or(&[][..], |entry| &entry.lanes);
+            lanes.iter().map(|marks| marks.events_sequence).collect()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the register of storers cannot be read");
+            checkpoints.iter().map(|checkpoint| checkpoint.events_sequence).collect()
+        }
+    }
+}
+
 async fn look(connection: &Connection) -> Result<Found, Failure> {
     let topology = Topology::load(connection).await.map_err(failed)?;
     let (storer, checkpoints) = source(connection, &topology).await?;
     let workshop = Workshop::new(connection);
     let log_id = checkpoints.first().map_or(topology.log_id, |checkpoint| checkpoint.log_id);
+    let named_upto = named_by_register(connection, (storer, log_id), &checkpoints).await;
     let mut lanes = Vec::new();
     for (lane, checkpoint) in (0..).zip(checkpoints) {
         let at = checkpoint.events_sequence;
@@ -166,6 +189,7 @@ async fn look(connection: &Connection) -> Result<Found, Failure> {
         let mut found = LaneFound {
             lowest: plan::lowest(&checkpoint, lane),
             highest: plan::highest(&checkpoint, lane),
+            registered: named_upto.get(usize::from(lane)).copied(),
             instructions: workshop.look(Log::Instructions, lane).await.map_err(failed)?,
             events: workshop.look(Log::Events, lane).await.map_err(failed)?,
             named: named.filter(|_| at > 0).map(|payload| message_hash(&payload)),

@@ -17,7 +17,9 @@ pub(super) struct LaneFound {
     pub(super) lowest: u64,
     /// INSTRUCTIONS sequence of its highest cursor.
     pub(super) highest: u64,
-    /// The streams; `None` if they are not there.
+    /// EVENTS sequence that the register names for it; `None` if it has no entry of this log.
+    pub(super) registered: Option<u64>,
+    /// The streams, in the order in which they were asked; `None` if they are not there.
     pub(super) instructions: Option<StreamLook>,
     pub(super) events: Option<StreamLook>,
     /// Hash of the EVENTS message at the storer's position, if it is there.
@@ -50,9 +52,13 @@ pub(super) fn damage_of(lane: u16, found: &LaneFound) -> Vec<String> {
         Some(events) if events.last < at => {
             damage.push(format!("EVENTS_{lane} ends at {}, and the storer has read through {at}", events.last));
         }
-        // A purge never goes beyond what the most advanced file names.
         Some(events) if events.first > at && at > 0 && found.checkpoint.events_hash != 0 => {
-            damage.push(format!("EVENTS_{lane} begins at {}, and the storer's file names message {at}", events.first));
+            // EVENTS is purged below what the register names. If that is not the file, the log ran away
+            // from it, and it needs a newer copy: a repair would make what is left useless.
+            if let Some(named) = found.registered.map(|named| named.max(at)).filter(|named| events.first > *named) {
+                let first = events.first;
+                damage.push(format!("EVENTS_{lane} begins at {first}, and the storer's file names message {named}"));
+            }
         }
         Some(_) => match found.named {
             Some(hash) if found.checkpoint.events_hash != 0 && hash != found.checkpoint.events_hash => {
@@ -71,7 +77,9 @@ pub(super) fn damage_of(lane: u16, found: &LaneFound) -> Vec<String> {
             let (last, highest) = (instructions.last, found.highest);
             damage.push(format!("INSTRUCTIONS_{lane} ends at {last}, and events name message {highest}"));
         }
-        Some(instructions) if found.lowest > 0 && instructions.first > found.lowest => {
+        // INSTRUCTIONS is purged below what the most advanced file needs, also if its storer was forgotten
+        // since. Nobody was further than EVENTS goes.
+        Some(instructions) if found.lowest > 0 && instructions.first > found.lowest && !has_more(found) => {
             let (first, lowest) = (instructions.first, found.lowest);
             damage.push(format!("INSTRUCTIONS_{lane} begins at {first}, and message {lowest} is still to be read"));
         }
@@ -80,6 +88,11 @@ pub(super) fn damage_of(lane: u16, found: &LaneFound) -> Vec<String> {
     let holes = found.instruction_holes.iter();
     damage.extend(holes.map(|hole| format!("INSTRUCTIONS_{lane} has lost {}", range(hole))));
     damage
+}
+
+/// Whether EVENTS has something behind the storer's file.
+fn has_more(found: &LaneFound) -> bool {
+    found.events.as_ref().is_some_and(|events| events.last > found.checkpoint.events_sequence)
 }
 
 pub(super) fn range(range: &RangeInclusive<u64>) -> String {
@@ -125,6 +138,7 @@ mod tests {
             lowest: lowest(&checkpoint, 0),
             highest: highest(&checkpoint, 0),
             checkpoint,
+            registered: Some(60),
             instructions: Some(StreamLook { first: 30, last: 55, messages: 26 }),
             events: Some(StreamLook { first: 20, last: 62, messages: 43 }),
             named: Some(7),
@@ -142,6 +156,14 @@ mod tests {
         assert_eq!(damage_of(0, &repaired), Vec::<String>::new(), "behind a repair nothing is named");
         let behind = Some(StreamLook { first: 56, last: 55, messages: 0 });
         let cut = Some(StreamLook { first: 20, last: 59, messages: 40 });
+        let to_the_end = Some(StreamLook { first: 20, last: 60, messages: 41 });
+        let ahead = LaneFound { instructions: behind.clone(), ..found() };
+        assert_eq!(damage_of(0, &ahead), Vec::<String>::new(), "purged for a file that was further");
+        let purged = Some(StreamLook { first: 90, last: 100, messages: 11 });
+        let outrun = LaneFound { events: purged, named: None, registered: Some(95), ..found() };
+        assert_eq!(damage_of(0, &outrun), Vec::<String>::new(), "an older copy was put back");
+        let forgotten = LaneFound { registered: None, ..outrun.clone() };
+        assert_eq!(damage_of(0, &forgotten), Vec::<String>::new(), "nothing was kept for it");
         for (damaged, said) in [
             (
                 LaneFound { events: cut, named: None, ..found() },
@@ -153,7 +175,11 @@ mod tests {
                 "EVENTS_0 begins at 61, and the storer's file names message 60",
             ),
             (
-                LaneFound { instructions: behind, ..found() },
+                LaneFound { registered: Some(89), ..outrun },
+                "EVENTS_0 begins at 90, and the storer's file names message 89",
+            ),
+            (
+                LaneFound { instructions: behind, events: to_the_end, ..found() },
                 "INSTRUCTIONS_0 begins at 56, and message 40 is still to be read",
             ),
             (LaneFound { named: Some(8), ..found() }, "EVENTS_0 has another message 60 than the storer read"),

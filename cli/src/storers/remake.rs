@@ -7,10 +7,11 @@ use crate::nats::{nats_failure, storer_failure};
 use crate::operator::OperatorArgs;
 use crate::output;
 use clap::Args;
-use fieldstream_nats::{Connection, RebuildOrder, Topology, request_rebuild};
+use fieldstream_nats::{Connection, RebuildOrder, StorerRegister, Topology, request_rebuild};
 use fieldstream_storer::{
     Copies, CopyState, Digests, Place, Replay, ReplayOptions, Store, StoreOptions, StorerError, switch,
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,9 @@ pub(crate) struct VerifyArgs {
     /// Only look at the file, and print what it holds
     #[arg(long, hide = true, value_name = "HISTORY_REVISIONS")]
     pub(crate) digest: Option<u64>,
+    /// Only print the number of the file's storer
+    #[arg(long, hide = true)]
+    pub(crate) number: bool,
 }
 
 #[derive(Debug, Args)]
@@ -94,8 +98,9 @@ impl Site {
         Ok(Site { directory, copies, settings })
     }
 
-    /// The newest copy that is not ahead of `upto`, and belongs to the log.
-    fn newest(&self, log_id: u64, upto: Option<&[u64]>) -> Result<Option<CopyState>, Failure> {
+    /// The newest copy that is not ahead of `upto`, and belongs to the log: one of this storer's, if its
+    /// number is known and there is one. Several storers may share a folder of copies.
+    fn newest(&self, log_id: u64, storer: Option<u64>, upto: Option<&[u64]>) -> Result<Option<CopyState>, Failure> {
         if !self.copies.is_dir() {
             return Ok(None);
         }
@@ -107,7 +112,9 @@ impl Site {
                 checkpoint.log_id == log_id && within
             })
         };
-        Ok(copies.into_iter().find(fits))
+        let is_own = |copy: &&CopyState| Some(copy.format.storer) == storer;
+        let fitting: Vec<CopyState> = copies.into_iter().filter(fits).collect();
+        Ok(fitting.iter().find(is_own).or(fitting.first()).cloned())
     }
 
     fn options(&self, copy: Option<PathBuf>, storer: u64) -> ReplayOptions {
@@ -133,15 +140,20 @@ pub(super) async fn verify(args: &VerifyArgs, config: Option<PathBuf>) -> Result
         let digests = Digests::of_file(&database, history_revisions).map_err(|error| Failure::failed(&error))?;
         return output::json(&json!(digests));
     }
+    if args.number {
+        let number = Store::number_in(&database).map_err(|error| Failure::failed(&error))?;
+        return output::json(&json!(number));
+    }
     let begun = Instant::now();
     let file = look_at(&site.directory, site.settings.storer.history_revisions).await?;
+    let storer = number_of(&site.directory).await;
     let upto: Vec<u64> = file.lanes.iter().map(|lane| lane.events_sequence).collect();
     let connection = args.common.operator.connect(config).await?;
     let topology = Topology::load(&connection).await.map_err(|error| nats_failure(&error))?;
     let copy = match (&args.common.copy, args.common.from_log) {
         (Some(copy), _) => Some(copy.clone()),
         (None, true) => None,
-        (None, false) => site.newest(topology.log_id, Some(&upto))?.map(|copy| copy.path),
+        (None, false) => site.newest(topology.log_id, storer, Some(&upto))?.map(|copy| copy.path),
     };
     let replayed = replay_to(&connection, site.options(copy.clone(), 0), &upto);
     let (replayed, messages) = replayed.await.map_err(|error| not_replayed(&error))?;
@@ -171,31 +183,38 @@ fn not_replayed(error: &StorerError) -> Failure {
     Failure { message, trouble: None, ..failure }
 }
 
-/// What a file holds, found out by a process of its own: LMDB takes the process with it when it
-/// follows a page number that a damaged file makes up.
+/// What a file holds.
 async fn look_at(directory: &Path, history_revisions: u64) -> Result<Digests, Failure> {
     let broken = |reason: String| {
         let database = Store::database_path(directory);
         Failure::failed(format_args!("the file behind {} cannot be read to its end: {reason}", database.display()))
             .help("stop the storer if it runs, then: fieldstream storer rebuild --storer DIR")
     };
+    ask_of(directory, &["--digest", &history_revisions.to_string()]).await?.map_err(broken)
+}
+
+/// The number of the storer whose file it is, if that can be read.
+async fn number_of(directory: &Path) -> Option<u64> {
+    ask_of(directory, &["--number"]).await.ok()?.ok()
+}
+
+/// Has a process of its own look at a file, and say something of it as JSON: LMDB takes the process with
+/// it when it follows a page number that a damaged file makes up.
+async fn ask_of<T: DeserializeOwned>(directory: &Path, what: &[&str]) -> Result<Result<T, String>, Failure> {
     let program =
         std::env::current_exe().map_err(|error| Failure::failed(format_args!("cannot run itself: {error}")))?;
     let mut command = tokio::process::Command::new(program);
-    command
-        .args(["storer", "verify", "--digest", &history_revisions.to_string(), "--storer"])
-        .arg(directory)
-        .kill_on_drop(true);
+    command.args(["storer", "verify"]).args(what).arg("--storer").arg(directory).kill_on_drop(true);
     let output = command.output().await.map_err(|error| Failure::failed(format_args!("cannot run itself: {error}")))?;
     if let Some(signal) = output.status.signal() {
-        return Err(broken(format!("reading it ended with signal {signal}")));
+        return Ok(Err(format!("reading it ended with signal {signal}")));
     }
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().find_map(|line| line.strip_prefix("error: ")).unwrap_or("no reason given").to_owned();
-        return Err(broken(said));
+        let said = said.lines().find_map(|line| line.strip_prefix("error: ")).unwrap_or("no reason given");
+        return Ok(Err(said.to_owned()));
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| broken(error.to_string()))
+    Ok(serde_json::from_slice(&output.stdout).map_err(|error| error.to_string()))
 }
 
 /// What a file was made from.
@@ -292,6 +311,25 @@ pub(super) async fn rebuild(args: &RebuildArgs, config: Option<PathBuf>) -> Resu
     output::line(&format!("took        {:.1} s", begun.elapsed().as_secs_f64()))
 }
 
+/// The number of a file that is made in the place of one whose number cannot be read: a new one. What is
+/// kept for the old one would be kept for ever.
+async fn another_number(connection: &Connection, directory: &Path) -> Result<u64, Failure> {
+    let register = StorerRegister::open(connection).await.map_err(|error| nats_failure(&error))?;
+    let (host, database) = (uname(), Store::database_path(directory).display().to_string());
+    let entries = register.list().await.map_err(|error| nats_failure(&error))?;
+    let old: Vec<_> = entries.iter().filter(|entry| entry.host == host && entry.database == database).collect();
+    eprintln!("the number of the old file's storer cannot be read: the new file is another storer's");
+    match &old[..] {
+        [] => eprintln!("`fieldstream storer forget ID` for the old one, see `fieldstream storer list`"),
+        old => old.iter().for_each(|entry| eprintln!("run `fieldstream storer forget {:016x}`", entry.storer)),
+    }
+    Ok(rand::random())
+}
+
+fn uname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 async fn rebuild_stopped(
     connection: &Connection,
     site: &Site,
@@ -305,15 +343,20 @@ async fn rebuild_stopped(
         history_revisions: site.settings.storer.history_revisions,
     };
     Store::check_unused(&files.directory).map_err(|error| Failure::failed(&error))?;
+    let number = number_of(&site.directory).await;
     let copy = match (&source.copy, source.from_log) {
         (Some(copy), _) => Some(copy.clone()),
         (None, true) => None,
-        (None, false) => site.newest(topology.log_id, None)?.map(|copy| copy.path),
+        (None, false) => site.newest(topology.log_id, number, None)?.map(|copy| copy.path),
+    };
+    let storer = match number {
+        Some(storer) => storer,
+        None => another_number(connection, &files.directory).await?,
     };
     let before = Store::database_path(&files.directory);
     let before = before.canonicalize().unwrap_or(before);
     let fail = |error: &StorerError| Failure { trouble: None, ..storer_failure(error) };
-    let options = site.options(copy.clone(), rand::random());
+    let options = site.options(copy.clone(), storer);
     let mut replay = Replay::begin(connection, options).await.map_err(|error| fail(&error))?;
     if let Err(error) = replay.run_to_end().await {
         replay.discard().await;

@@ -17,6 +17,8 @@ pub enum StoreError {
         directory: PathBuf,
         /// Who has it.
         holder: String,
+        /// Whether that is this very process, which may be about to let it go.
+        by_this_process: bool,
     },
     /// The file is open in a program with another LMDB.
     #[error(
@@ -59,6 +61,34 @@ pub enum StoreError {
     #[error("the disk of {path} is full; free some space")]
     DiskFull {
         /// What could not be written.
+        path: PathBuf,
+    },
+    /// A copy would leave too little room on its disk.
+    #[error(
+        "a copy takes {needed_bytes} bytes with what has to stay free, and the disk of {path} has {free_bytes}; free          some space"
+    )]
+    NoRoom {
+        /// Where the copy would be.
+        path: PathBuf,
+        /// What it takes, and what is left free for others.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
+    /// The file ends before its last page: reading it would end the process.
+    #[error("{path} has {found_bytes} bytes of {wanted_bytes}: it was cut short; take another copy")]
+    CutShort {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found_bytes: u64,
+        /// What its pages take.
+        wanted_bytes: u64,
+    },
+    /// It was asked to end.
+    #[error("{path} is not finished: the storer is stopping")]
+    Stopped {
+        /// What it was at.
         path: PathBuf,
     },
     /// The disk reports an error.
@@ -186,6 +216,7 @@ pub(super) fn explain(error: TableError, options: &StoreOptions, generation: &Pa
             StoreError::Version { path, found }
         }
         TableError::Disk => StoreError::Disk { path },
+        TableError::Stopped => StoreError::Stopped { path },
         error @ (TableError::Row { .. } | TableError::Other(_)) => {
             StoreError::Unexpected { path, reason: error.to_string(), directory }
         }

@@ -3,6 +3,7 @@ use crate::digest::Digests;
 use crate::projection::{Batch, Projection};
 use crate::test_log::TestLog;
 use fieldstream_nats::RepairRecord;
+use tokio_util::sync::CancellationToken;
 
 fn options(directory: &Path) -> StoreOptions {
     StoreOptions { directory: directory.to_owned(), file_mode: 0o664, map_bytes: 1 << 20, history_revisions: 0 }
@@ -215,4 +216,114 @@ fn history_stays_bounded_and_what_stays_does_not_depend_on_the_commits() {
     for messages_per_commit in [1, 64, 400] {
         assert_eq!(kept(100, messages_per_commit).0, rows);
     }
+}
+
+fn copies_in(directory: &Path) -> Copies {
+    Copies::open(directory.join("copies"), 0o664).unwrap()
+}
+
+fn make(copies: &Copies, store: &Store) -> Result<CopyState, StoreError> {
+    copies.make(store, || 1_790_000_000_123_456, &CancellationToken::new())
+}
+
+#[test]
+fn what_killed_attempts_left_is_removed_and_never_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    drop(Store::open(options(directory.path()), &IDENTITY).unwrap());
+    let left = [".restore-1", ".rebuild-1", ".join-1", ".remake-1", "generations/2"];
+    for name in left.iter().chain(&[".remake-2", "else"]) {
+        fs::create_dir(at(name)).unwrap();
+        fs::write(at(name).join("data.mdb"), "cut short").unwrap();
+    }
+    let _used = take_lock(&at(".remake-2")).unwrap();
+    let store = Store::open(options(directory.path()), &Identity { new_storer: 9, ..IDENTITY }).unwrap();
+    assert_eq!(store.storer(), 5);
+    for name in left {
+        assert!(!at(name).exists(), "{name}");
+    }
+    assert!(at("else").exists() && at(".remake-2").exists(), "a command that runs keeps its own");
+}
+
+#[test]
+fn a_copy_is_restored_as_a_whole_and_under_the_number_that_is_meant() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::open(options(from.path()), &IDENTITY).unwrap();
+    let copy = make(&copies_in(from.path()), &store).unwrap();
+    // Where a restore was killed, no file is taken for one that is complete.
+    fs::create_dir(to.path().join(".restore-1")).unwrap();
+    fs::copy(copy.path.join("data.mdb"), to.path().join(".restore-1/data.mdb")).unwrap();
+    drop(Store::open(options(to.path()), &Identity { new_storer: 8, ..IDENTITY }).unwrap());
+    assert!(restore(&copy.path, &options(to.path()), Some(8), false).is_err());
+    restore(&copy.path, &options(to.path()), Some(8), true).unwrap();
+    assert_eq!(fs::read_link(to.path().join("db")).unwrap(), Path::new("generations/2"));
+    assert_eq!(Store::number_in(&to.path().join("db")).unwrap(), 8);
+    restore(&copy.path, &options(to.path()), None, true).unwrap();
+    assert_eq!(Store::number_in(&to.path().join("db")).unwrap(), 5);
+    assert_eq!(names_in(to.path(), ".restore-"), [""; 0]);
+    fs::write(copy.path.join("data.mdb"), "something else").unwrap();
+    assert!(restore(&copy.path, &options(to.path()), None, true).is_err());
+    assert_eq!(names_in(to.path(), ".restore-"), [""; 0], "what failed is gone");
+    assert_eq!(fs::read_link(to.path().join("db")).unwrap(), Path::new("generations/3"));
+}
+
+/// A file with one document.
+fn with_text(options: StoreOptions, text: &str) -> Store {
+    let store = Store::open(options, &Identity { lanes: 1, ..IDENTITY }).unwrap();
+    let mut log = TestLog::new(0, 1);
+    log.set_text("c", "d", text);
+    log.cut();
+    let mut projection = Projection::new(store.checkpoints().to_vec());
+    let batch = Batch::decode::<TableError>(0, 1, &log.messages[0]).unwrap();
+    projection.handle(batch, &store.read().unwrap()).unwrap();
+    store.commit(&projection.writes(1)).unwrap();
+    drop(projection);
+    store
+}
+
+fn names_in(directory: &Path, prefix: &str) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+#[test]
+fn a_copy_that_was_cut_short_is_refused_before_it_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { map_bytes: 64 << 20, ..options(directory.path()) };
+    let store = with_text(options, &"x".repeat(200_000));
+    let copies = copies_in(directory.path());
+    let copy = make(&copies, &store).unwrap();
+    let used = store.used_bytes().unwrap();
+    assert!(used.abs_diff(copy.bytes) <= 4 * 4096, "{used} {}", copy.bytes);
+    assert_eq!(copies.list().unwrap().len(), 1);
+    let file = OpenOptions::new().write(true).open(copy.path.join("data.mdb")).unwrap();
+    for bytes in [copy.bytes - 1, copy.bytes / 2, 4096] {
+        file.set_len(bytes).unwrap();
+        let error = glance(&copy.path).unwrap_err();
+        assert!(matches!(error, StoreError::CutShort { .. }), "{bytes}: {error}");
+        assert_eq!(copies.list().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_copy_under_way_ends_when_the_storer_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { map_bytes: 64 << 20, ..options(directory.path()) };
+    let store = with_text(options, "x");
+    let (copies, stop) = (copies_in(directory.path()), CancellationToken::new());
+    stop.cancel();
+    let stopped = copies.make(&store, || 1, &stop).unwrap_err();
+    assert!(matches!(stopped, StoreError::Stopped { .. }), "{stopped}");
+    assert_eq!(names_in(&directory.path().join("copies"), "."), [""; 0]);
+}
+
+#[test]
+fn a_copy_counts_as_carried_over_for_a_while_after_each_piece() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(options(directory.path()), &IDENTITY).unwrap();
+    let copies = copies_in(directory.path());
+    let copy = make(&copies, &store).unwrap();
+    assert!(!copies.is_asked_for(copy.made_at_us));
+    assert!(!copies.clone().piece(copy.made_at_us, 0, 100).unwrap().is_empty());
+    assert!(copies.is_asked_for(copy.made_at_us) && !copies.is_asked_for(1));
 }

@@ -35,6 +35,9 @@ pub enum TableError {
         /// What is wrong.
         error: DecodeError,
     },
+    /// Reading was to end early.
+    #[error("it was asked to end")]
+    Stopped,
     /// Anything else.
     #[error("LMDB: {0}")]
     Other(String),

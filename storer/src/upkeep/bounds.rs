@@ -1,6 +1,6 @@
 //! What of the log may go, and when a copy is due. Pure: decides by what it is given.
 
-use fieldstream_nats::{LaneMarks, StorerEntry};
+use fieldstream_nats::{LaneMarks, Log, LogError, Registered, StorerEntry, StreamState};
 use fieldstream_shared::defect::{self, Defect};
 use std::time::Duration;
 
@@ -40,20 +40,28 @@ impl Pressure {
     }
 }
 
-/// Whether a storer has not renewed its entry for a while.
-pub(super) fn is_absent(entry: &StorerEntry, now_us: u64) -> bool {
-    now_us.saturating_sub(entry.seen_at_us) > ABSENT_AFTER_US
+/// Whether a storer has not renewed its entry for a while, at a time of the server's clock.
+pub(super) fn is_absent(found: &Registered, now_us: u64) -> bool {
+    now_us.saturating_sub(found.written_at_us) > ABSENT_AFTER_US
 }
 
 /// The entries that are dropped from the register: what was left behind of files that were being made
 /// again, and storers that are absent while space is critical, but never the last one, and never the
 /// only ones with a copy.
-pub(super) fn dropped(entries: &[StorerEntry], pressure: Pressure, now_us: u64) -> Vec<u64> {
-    let present = |entry: &&StorerEntry| !is_absent(entry, now_us);
-    let safe = entries.iter().filter(present).any(|entry| !entry.copies.is_empty());
+pub(super) fn dropped(found: &[Registered], pressure: Pressure, now_us: u64) -> Vec<Registered> {
+    let present = |found: &&Registered| !is_absent(found, now_us);
+    let safe = found.iter().filter(present).any(|found| !found.entry.copies.is_empty());
     let drop_storers = pressure >= Pressure::Critical && safe;
-    let goes = |entry: &&StorerEntry| is_absent(entry, now_us) && (entry.temporary || drop_storers);
-    entries.iter().filter(goes).map(|entry| entry.storer).collect()
+    let goes = |found: &&Registered| is_absent(found, now_us) && (found.entry.temporary || drop_storers);
+    found.iter().filter(goes).cloned().collect()
+}
+
+/// Whether EVENTS of a lane begins behind what a file with these marks needs next.
+pub(super) fn outrun(lanes: &[LaneMarks], streams: &[(StreamState, StreamState)]) -> Option<LogError> {
+    (0..).zip(lanes).zip(streams).find_map(|((lane, marks), (_, events))| {
+        let (expected, first) = (marks.events_sequence + 1, events.first);
+        (first > expected).then(|| LogError::Outrun { stream: Log::Events.stream(lane), expected, first })
+    })
 }
 
 /// Sequences below which the streams of a lane may go: EVENTS, INSTRUCTIONS.
@@ -114,7 +122,7 @@ mod tests {
             log_id: 1,
             host: "h".into(),
             database: "/d".into(),
-            seen_at_us: storer * ABSENT_AFTER_US,
+            seen_at_us: 0,
             lanes: marks(at.0, at.1),
             copies: copies.iter().map(copy).collect(),
             temporary: false,
@@ -137,22 +145,34 @@ mod tests {
         assert_eq!(bounds(&[one, StorerEntry { lanes: vec![], ..behind }], 0, Pressure::High), None);
     }
 
+    /// Renewed `storer` minutes after the beginning; the storer's own clock is another.
+    fn renewed(entry: StorerEntry) -> Registered {
+        Registered { revision: 1, written_at_us: entry.storer * ABSENT_AFTER_US, entry }
+    }
+
     #[test]
     fn only_absent_storers_are_dropped_and_only_if_another_has_a_copy() {
         let (now_us, copy) = (5 * ABSENT_AFTER_US, &[(1, 1)][..]);
-        let left = |storer| StorerEntry { temporary: true, ..entry(storer, (9, 9), &[]) };
-        assert_eq!(dropped(&[left(1), left(5), entry(2, (9, 9), copy)], Pressure::None, now_us), [1], "left behind");
-        let (absent, present) = (entry(1, (5, 5), copy), entry(5, (9, 9), copy));
+        let gone = |found: &[Registered], pressure| -> Vec<u64> {
+            dropped(found, pressure, now_us).iter().map(|found| found.entry.storer).collect()
+        };
+        let left = |storer| renewed(StorerEntry { temporary: true, ..entry(storer, (9, 9), &[]) });
+        assert_eq!(gone(&[left(1), left(5), renewed(entry(2, (9, 9), copy))], Pressure::None), [1], "left behind");
+        let (absent, present) = (renewed(entry(1, (5, 5), copy)), renewed(entry(5, (9, 9), copy)));
         let both = [absent.clone(), present];
-        assert_eq!(dropped(&both, Pressure::High, now_us), [0_u64; 0]);
-        assert_eq!(dropped(&both, Pressure::Critical, now_us), [1]);
-        assert_eq!(
-            dropped(std::slice::from_ref(&absent), Pressure::Critical, now_us),
-            [0_u64; 0],
-            "never the last one"
-        );
-        let without = entry(5, (9, 9), &[]);
-        assert_eq!(dropped(&[absent, without], Pressure::Critical, now_us), [0_u64; 0], "never the only copy");
+        assert_eq!(gone(&both, Pressure::High), [0_u64; 0]);
+        assert_eq!(gone(&both, Pressure::Critical), [1]);
+        assert_eq!(gone(std::slice::from_ref(&absent), Pressure::Critical), [0_u64; 0], "never the last one");
+        let without = renewed(entry(5, (9, 9), &[]));
+        assert_eq!(gone(&[absent, without], Pressure::Critical), [0_u64; 0], "never the only copy");
+    }
+
+    #[test]
+    fn a_storer_that_was_dropped_comes_back_only_if_the_log_still_has_what_it_needs() {
+        let first = |first| vec![(StreamState::default(), StreamState { first, ..StreamState::default() })];
+        assert!(outrun(&marks(100, 90), &first(101)).is_none());
+        let error = outrun(&marks(100, 90), &first(102));
+        assert!(matches!(error, Some(LogError::Outrun { expected: 101, first: 102, .. })), "{error:?}");
     }
 
     #[test]

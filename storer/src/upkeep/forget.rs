@@ -5,7 +5,7 @@ use super::{Upkeep, is_absent};
 use crate::tables::TableError;
 use crate::writer::now_us;
 use bytes::Bytes;
-use fieldstream_nats::{BatchWriter, Log, NatsError, StorerRegister};
+use fieldstream_nats::{BatchWriter, Log, NatsError, Registered, StorerRegister};
 use fieldstream_shared::ids::ClientId;
 use fieldstream_shared::marks::Mark;
 use fieldstream_shared::partition::{PARTITIONS, Partition};
@@ -19,10 +19,11 @@ const PAGE: usize = 10_000;
 /// so. Returns how many.
 pub(super) async fn ask(upkeep: &Upkeep, kept: Duration) -> Result<usize, NatsError> {
     let now = now_us();
-    let entries = StorerRegister::open(&upkeep.connection).await?.list().await?;
+    let found = StorerRegister::open(&upkeep.connection).await?.registered().await?;
+    let newest_us = found.iter().map(|found| found.written_at_us).max().unwrap_or(0);
+    let may_ask = |found: &&Registered| !found.entry.temporary && !is_absent(found, newest_us);
     // Asking twice does no harm; asking once is enough.
-    let first =
-        entries.iter().filter(|entry| !entry.temporary && !is_absent(entry, now)).map(|entry| entry.storer).min();
+    let first = found.iter().filter(may_ask).map(|found| found.entry.storer).min();
     if first.is_some_and(|first| first != upkeep.store.storer()) {
         return Ok(0);
     }

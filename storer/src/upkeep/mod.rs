@@ -4,18 +4,23 @@
 mod bounds;
 mod forget;
 mod rebuild;
+mod shelf;
 
-use crate::store::{Copies, CopyState, Store, StoreError};
+use crate::service::StorerError;
+use crate::store::{Copies, Store};
 use crate::writer::now_us;
-use bounds::{Pressure, bounds, copy_is_due, dropped, is_absent};
+use bounds::{Pressure, bounds, dropped, is_absent, outrun};
 use fieldstream_nats::{
-    Connection, CopyEntry, Finding, Health, LaneMarks, Log, NatsError, Order, OrderServer, Severity, StorerEntry,
-    StorerRegister, StreamState, Topology, lane_streams, purge_below,
+    Connection, Finding, Health, LaneMarks, Log, NatsError, Order, OrderCall, OrderServer, Registered, Severity,
+    StorerEntry, StorerRegister, StreamState, Topology, WriteTrouble, lane_streams, purge_below,
 };
 use fieldstream_shared::partition::{Partition, PartitionSet};
+use shelf::Shelf;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How a storer looks after copies and log.
@@ -56,7 +61,6 @@ impl Default for UpkeepOptions {
 const FINISH: Duration = Duration::from_secs(5);
 const ABSENT: &str = "storer-absent";
 const FILLING: &str = "log-filling";
-const NO_COPY: &str = "no-copy";
 
 /// What the task works with.
 pub(crate) struct Upkeep {
@@ -74,60 +78,44 @@ pub(crate) struct Upkeep {
     pub(crate) database: PathBuf,
     pub(crate) options: UpkeepOptions,
     pub(crate) health: Health,
+    /// Where it says that the log ran away from the file.
+    pub(crate) failed: mpsc::Sender<StorerError>,
 }
 
-/// Works until `stop`.
+/// Works until `stop`. What may take long (copies, rebuilds, the search for clients to forget) goes on
+/// beside the rounds: a storer that does not renew its entry is taken for absent.
 pub(crate) async fn run(upkeep: Upkeep, mut orders: OrderServer, stop: CancellationToken) {
-    let listed = upkeep.list().await;
-    let mut kept = listed.unwrap_or_else(|error| {
-        tracing::warn!(%error, "copies of earlier runs cannot be used");
-        Vec::new()
-    });
+    let upkeep = Arc::new(upkeep);
+    let shelf = Shelf::open(Arc::clone(&upkeep), stop.clone()).await;
+    let trouble = WriteTrouble::of_register(&upkeep.health);
+    let mut care = Care { upkeep: Arc::clone(&upkeep), shelf, trouble, was_put: false };
     let mut interval = tokio::time::interval(upkeep.options.every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // A small copy is finished; a large one is left unfinished, for the next start to remove.
+    let mut forgetting = tokio::time::interval(upkeep.options.forget_every);
+    forgetting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let forgets = !upkeep.options.client_marks_kept.is_zero();
+    let (mut rebuilding, mut asking) = (JoinSet::new(), JoinSet::new());
     let end = async {
         stop.cancelled().await;
         tokio::time::sleep(FINISH).await;
     };
-    let mut forgetting = tokio::time::interval(upkeep.options.forget_every);
-    forgetting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let kept_for = upkeep.options.client_marks_kept;
-    let mut rebuilding = tokio::task::JoinSet::new();
     let work = async {
         loop {
-            let call = tokio::select! {
-                _ = interval.tick() => None,
-                Some(call) = orders.next() => Some(call),
-                Some(_) = rebuilding.join_next() => None,
-                _ = forgetting.tick(), if !kept_for.is_zero() => {
-                    match forget::ask(&upkeep, kept_for).await {
-                        Ok(0) => {}
-                        Ok(marks) => tracing::info!(marks, "asked to forget clients that were not heard of for long"),
-                        Err(error) => tracing::debug!(%error, "looking for clients to forget"),
+            tokio::select! {
+                _ = interval.tick() => {}
+                made = care.shelf.made() => care.shelf.take_in(made).await,
+                Some(call) = orders.next() => care.carry_out(call, &mut rebuilding).await,
+                Some(_) = rebuilding.join_next() => {}
+                Some(()) = join(&mut asking) => continue,
+                _ = forgetting.tick(), if forgets => {
+                    if asking.is_empty() {
+                        asking.spawn(ask_to_forget(Arc::clone(&upkeep)));
                     }
                     continue;
                 }
                 () = stop.cancelled() => return,
-            };
-            match call.map(|call| (call.order, call.reply)) {
-                Some((Order::Copy, reply)) => {
-                    let made = upkeep.copy(&mut kept).await;
-                    reply.copied(made.map(|copy| copy_entry(&copy))).await;
-                }
-                Some((Order::Rebuild(_), reply)) if !rebuilding.is_empty() => {
-                    reply.rebuilt(Err("it is rebuilding its file already".to_owned())).await;
-                }
-                Some((Order::Rebuild(order), reply)) => {
-                    let newest = kept.first().map(|copy| copy.path.clone());
-                    let rebuild = rebuild::Rebuild::of(&upkeep, newest, &order);
-                    rebuilding.spawn(async move {
-                        reply.rebuilt(rebuild.run().await.map_err(|error| error.to_string())).await;
-                    });
-                }
-                None => {}
             }
-            if let Err(error) = upkeep.round(&mut kept).await {
+            if let Err(error) = care.round().await {
                 tracing::warn!(%error, "looking after the log");
             }
         }
@@ -136,43 +124,92 @@ pub(crate) async fn run(upkeep: Upkeep, mut orders: OrderServer, stop: Cancellat
         () = work => {}
         () = end => {}
     }
+    care.shelf.end(FINISH).await;
 }
 
-impl Upkeep {
-    async fn list(&self) -> Result<Vec<CopyState>, StoreError> {
-        let copies = self.copies.clone();
-        let listed = tokio::task::spawn_blocking(move || copies.list()).await;
-        let mine = |copy: &CopyState| {
-            copy.format.storer == self.store.storer()
-                && copy.checkpoints.iter().all(|row| row.checkpoint.log_id == self.topology.log_id)
-        };
-        Ok(listed.unwrap_or_else(|_| Ok(Vec::new()))?.into_iter().filter(mine).collect())
+async fn join(tasks: &mut JoinSet<()>) -> Option<()> {
+    tasks.join_next().await.map(|_| ())
+}
+
+async fn ask_to_forget(upkeep: Arc<Upkeep>) {
+    match forget::ask(&upkeep, upkeep.options.client_marks_kept).await {
+        Ok(0) => {}
+        Ok(marks) => tracing::info!(marks, "asked to forget clients that were not heard of for long"),
+        Err(error) => tracing::debug!(%error, "looking for clients to forget"),
+    }
+}
+
+/// What is known from round to round.
+struct Care {
+    upkeep: Arc<Upkeep>,
+    shelf: Shelf,
+    trouble: WriteTrouble,
+    /// Whether the entry was in the register since the start.
+    was_put: bool,
+}
+
+impl Care {
+    async fn carry_out(&mut self, OrderCall { order, reply }: OrderCall, rebuilding: &mut JoinSet<()>) {
+        match order {
+            Order::Copy => self.shelf.order(reply),
+            Order::Rebuild(_) if !rebuilding.is_empty() => {
+                reply.rebuilt(Err("it is rebuilding its file already".to_owned())).await;
+            }
+            Order::Rebuild(order) => {
+                let newest = self.shelf.newest().map(|copy| copy.path.clone());
+                let rebuild = rebuild::Rebuild::of(&self.upkeep, newest, &order);
+                rebuilding.spawn(async move {
+                    reply.rebuilt(rebuild.run().await.map_err(|error| error.to_string())).await;
+                });
+            }
+        }
     }
 
-    async fn round(&self, kept: &mut Vec<CopyState>) -> Result<(), NatsError> {
-        let streams = lane_streams(&self.connection, &self.topology).await?;
+    async fn round(&mut self) -> Result<(), NatsError> {
+        let upkeep = Arc::clone(&self.upkeep);
+        let streams = lane_streams(&upkeep.connection, &upkeep.topology).await?;
         let percent = |s: &StreamState| (u128::from(s.bytes) * 100 / u128::from(s.bytes_max.max(1))) as u64;
         let fullest = streams.iter().flat_map(|(i, e)| [percent(i), percent(e)]).max().unwrap_or(0);
         let pressure = Pressure::of(fullest);
-        let Some(lanes) = self.marks() else { return Ok(()) };
-        let register = StorerRegister::open(&self.connection).await?;
-        register.put(&self.entry(&lanes, kept)).await?;
-        let stored: Vec<u64> = lanes.iter().map(|marks| marks.events_sequence).collect();
-        let copied =
-            kept.first().map(|copy| copy.checkpoints.iter().map(|row| row.checkpoint.events_sequence).collect());
-        let copied: Option<Vec<u64>> = copied;
-        let age =
-            kept.first().map_or(Duration::MAX, |copy| Duration::from_micros(now_us().saturating_sub(copy.made_at_us)));
-        if copy_is_due(&stored, copied.as_deref(), age, self.options.copy_every, pressure) {
-            // What went wrong is a finding, and tried again.
-            let _ = self.copy(kept).await;
-            register.put(&self.entry(&lanes, kept)).await?;
+        let Some(lanes) = upkeep.marks() else { return Ok(()) };
+        let register = StorerRegister::open(&upkeep.connection).await?;
+        match self.register(&register, &lanes).await {
+            Ok(true) => self.trouble.over(),
+            Ok(false) => return Ok(()),
+            // What was put before still holds, only for less. Purging may be what makes room for it.
+            Err(error) => self.trouble.not_put(&error),
         }
-        self.purge(&register, &streams, pressure).await?;
-        self.tell_of_filling(pressure, fullest);
+        let stored: Vec<u64> = lanes.iter().map(|marks| marks.events_sequence).collect();
+        if self.shelf.is_due(&stored, pressure) {
+            self.shelf.begin();
+        }
+        self.shelf.sweep();
+        upkeep.purge(&register, &streams, pressure).await?;
+        upkeep.tell_of_filling(pressure, fullest);
         Ok(())
     }
 
+    /// Renews the entry. False if it was dropped meanwhile and the log ran away from the file: an entry
+    /// would then say that what is missing was kept for it, and was lost.
+    async fn register(&mut self, register: &StorerRegister, lanes: &[LaneMarks]) -> Result<bool, NatsError> {
+        let upkeep = &self.upkeep;
+        let place = register.place_of(upkeep.store.storer()).await?;
+        if self.was_put && !place.is_there {
+            let streams = lane_streams(&upkeep.connection, &upkeep.topology).await?;
+            if let Some(error) = outrun(lanes, &streams) {
+                // If nobody listens the storer is being stopped.
+                let _ = upkeep.failed.try_send(error.into());
+                return Ok(false);
+            }
+        }
+        let entry = StorerEntry { copies: self.shelf.entries(), ..upkeep.entry(lanes) };
+        register.put_at(&entry, place).await?;
+        self.was_put = true;
+        Ok(true)
+    }
+}
+
+impl Upkeep {
     /// What is durable now; `None` if it cannot be read.
     fn marks(&self) -> Option<Vec<LaneMarks>> {
         let read = self.store.read().ok()?;
@@ -180,7 +217,8 @@ impl Upkeep {
         lanes.map(|lane| Some(marks_of(&read.checkpoint(lane).ok()??.checkpoint, lane))).collect()
     }
 
-    fn entry(&self, lanes: &[LaneMarks], kept: &[CopyState]) -> StorerEntry {
+    /// Its entry, without copies.
+    fn entry(&self, lanes: &[LaneMarks]) -> StorerEntry {
         StorerEntry {
             storer: self.store.storer(),
             log_id: self.topology.log_id,
@@ -188,34 +226,9 @@ impl Upkeep {
             database: self.database.display().to_string(),
             seen_at_us: now_us(),
             lanes: lanes.to_vec(),
-            copies: kept.iter().map(copy_entry).collect(),
+            copies: Vec::new(),
             temporary: false,
         }
-    }
-
-    /// Makes a copy and removes those beyond the number that is kept.
-    async fn copy(&self, kept: &mut Vec<CopyState>) -> Result<CopyState, String> {
-        let (store, copies) = (Arc::clone(&self.store), self.copies.clone());
-        let made = tokio::task::spawn_blocking(move || copies.make(&store, now_us())).await;
-        match made {
-            Ok(Ok(copy)) => {
-                tracing::info!(path = %copy.path.display(), rows = copy.rows, bytes = copy.bytes, "copied and verified");
-                self.health.clear(NO_COPY);
-                kept.insert(0, copy);
-            }
-            Ok(Err(error)) => {
-                let mend = "make room for it, or set storer.copies_directory; without a copy the log is not purged";
-                self.health.raise(Finding::new(NO_COPY, Severity::Warning, format!("no copy: {error}"), mend));
-                return Err(error.to_string());
-            }
-            Err(error) => return Err(format!("copying ended unexpectedly: {error}")),
-        }
-        for old in kept.split_off(self.options.copies_kept.max(1).min(kept.len())) {
-            if let Err(error) = self.copies.remove(&old) {
-                tracing::warn!(%error, "an old copy stays");
-            }
-        }
-        kept.first().cloned().ok_or_else(|| "no copy is kept".to_owned())
     }
 
     async fn purge(
@@ -224,18 +237,23 @@ impl Upkeep {
         streams: &[(StreamState, StreamState)],
         pressure: Pressure,
     ) -> Result<(), NatsError> {
-        let mut entries = register.list().await?;
-        entries.retain(|entry| entry.log_id == self.topology.log_id);
-        let now = now_us();
-        for storer in dropped(&entries, pressure, now) {
-            tracing::error!(
-                storer = format!("{storer:016x}"),
-                "dropped from the register: it is absent, and space is short or it was no storer"
-            );
-            register.remove(storer).await?;
-            entries.retain(|entry| entry.storer != storer);
+        let mut found = register.registered().await?;
+        found.retain(|found| found.entry.log_id == self.topology.log_id);
+        // Clocks of hosts differ; the own entry says what time it is by that of the others.
+        let own = found.iter().find(|found| found.entry.storer == self.store.storer() && !found.entry.temporary);
+        // One that is not in the register may need what nobody else does.
+        let Some(now_us) = own.map(|own| own.written_at_us) else { return Ok(()) };
+        for gone in dropped(&found, pressure, now_us) {
+            if register.remove_unchanged(&gone).await? {
+                tracing::error!(
+                    storer = format!("{:016x}", gone.entry.storer),
+                    "dropped from the register: it is absent, and space is short or it was no storer"
+                );
+                found.retain(|found| found.entry.storer != gone.entry.storer);
+            }
         }
-        self.tell_of_absent(&entries, now);
+        self.tell_of_absent(&found, now_us);
+        let entries: Vec<StorerEntry> = found.into_iter().map(|found| found.entry).collect();
         for (lane, (instructions, events)) in (0_u16..).zip(streams) {
             let Some((events_bound, instructions_bound)) = bounds(&entries, usize::from(lane), pressure) else {
                 continue;
@@ -252,8 +270,8 @@ impl Upkeep {
         Ok(())
     }
 
-    fn tell_of_absent(&self, entries: &[StorerEntry], now: u64) {
-        let absent: Vec<_> = entries.iter().filter(|entry| is_absent(entry, now)).collect();
+    fn tell_of_absent(&self, found: &[Registered], now_us: u64) {
+        let absent: Vec<_> = found.iter().filter(|found| is_absent(found, now_us)).map(|f| &f.entry).collect();
         let Some(first) = absent.first() else { return self.health.clear(ABSENT) };
         let message = format!(
             "{} storer(s) have not been seen for over a minute, first {:016x} on {}; the log is kept for them",
@@ -272,15 +290,6 @@ impl Upkeep {
         let message = format!("the log is {percent}% full, and what is left of it is still needed");
         let mend = "see which storer is behind (`fieldstream storer list`), or raise nats.log_bytes_max";
         self.health.raise(Finding::new(FILLING, Severity::Warning, message, mend));
-    }
-}
-
-fn copy_entry(copy: &CopyState) -> CopyEntry {
-    CopyEntry {
-        path: copy.path.display().to_string(),
-        made_at_us: copy.made_at_us,
-        bytes: copy.bytes,
-        lanes: (0..).zip(&copy.checkpoints).map(|(lane, row)| marks_of(&row.checkpoint, lane)).collect(),
     }
 }
 
