@@ -1,5 +1,5 @@
 //! The steps of a repair, and what damage looks like, on a real nats-server.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
 use fieldstream_nats::*;
@@ -187,5 +187,27 @@ async fn a_message_missing_at_the_very_end_is_a_hole_before_another_follows() {
         assert!(matches!(error, LogError::Hole { expected: 20, found: 21, .. }), "{at}: {error}");
     }
     assert_eq!(Workshop::new(&connection).holes(Log::Events, 0, 3, 10).await.unwrap(), [20..=20]);
+    nats.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_between_opening_and_reading_is_no_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = child(dir.path()).await;
+    let connection = connect(&nats).await;
+    Topology::create(&connection, &TopologyOptions::default()).await.unwrap();
+    write(&connection, Log::Events, 1..=20).await;
+    for (at, below, is_outrun) in [(0, 8, true), (8, 12, true), (12, 13, false)] {
+        let mut reader =
+            LogReader::open(&connection, Log::Events, 0, Start { sequence: at, hash: None }).await.unwrap();
+        purge_below(&connection, Log::Events, 0, below).await.unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(20), reader.next()).await.unwrap();
+        match next {
+            Err(LogError::Outrun { first, .. }) if is_outrun => assert_eq!(first, below),
+            // Only the message to be looked at again is gone.
+            Ok(message) if !is_outrun => assert_eq!(message.sequence, 13),
+            other => panic!("{at}: {other:?}"),
+        }
+    }
     nats.stop().await;
 }

@@ -113,6 +113,7 @@ impl Workshop {
                     holes.push(expected..=found - 1);
                     next = found;
                 }
+                Err(LogError::Outrun { first, .. }) => next = first,
                 Err(error) => return Err(self.connection.request_error("reading a stream", error)),
             }
         }
