@@ -2,7 +2,7 @@
 
 use crate::connection::{Connection, NatsError};
 use crate::repair::Workshop;
-use crate::topology::{Log, bounds};
+use crate::topology::{GONE_AFTER, Log, bounds};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bytes::Bytes;
 use fieldstream_shared::defect::{self, Defect};
@@ -25,9 +25,6 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const INACTIVE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// A stream that is not there so many times in a row is gone; in a cluster whose leader changes it
-/// may seem so for a moment.
-const GONE_AFTER: u32 = 5;
 /// When a consumer has delivered nothing for so long, the stream is looked at once: a message that is
 /// missing at the very end shows in no gap before another follows.
 const SILENCE: Duration = Duration::from_secs(1);
