@@ -84,6 +84,9 @@ pub enum LogError {
         /// How that was seen.
         reason: String,
     },
+    /// The streams are closed, or about to be moved.
+    #[error("a repair of the log was begun and is not finished; `fieldstream repair` continues it")]
+    Unfinished,
 }
 
 impl LogError {
@@ -93,6 +96,7 @@ impl LogError {
             LogError::Hole { .. } => "log-hole",
             LogError::Outrun { .. } => "log-outrun",
             LogError::Diverged { .. } => "log-diverged",
+            LogError::Unfinished => "log-repair-unfinished",
         }
     }
 }

@@ -229,6 +229,7 @@ async fn publish(
             Err(error) => {
                 tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again");
                 trouble.failed(&error);
+                trouble.look(&writer).await?;
             }
         }
         tokio::time::sleep(pause).await;

@@ -9,6 +9,7 @@ mod streams;
 pub use streams::{Copied, StreamLook, Workshop};
 
 use crate::connection::{Connection, NatsError};
+use crate::log_reader::LogError;
 use crate::topology::BUCKET;
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +104,14 @@ impl LogNow {
         let repairing = RepairRecord::load(connection).await?.is_some_and(|record| record.is_under_way());
         let log_id = crate::topology::log_id(connection).await?;
         Ok(LogNow { log_id, repairing })
+    }
+
+    /// That nobody has to keep off.
+    ///
+    /// # Errors
+    /// [`LogError::Unfinished`] if a repair is under way.
+    pub fn must_be_open(self) -> Result<LogNow, LogError> {
+        if self.repairing { Err(LogError::Unfinished) } else { Ok(self) }
     }
 }
 
