@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Code of the finding that the log is damaged.
-const DAMAGED: &str = "log-damaged";
+pub(crate) const DAMAGED: &str = "log-damaged";
 /// How often is looked whether the log was repaired.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a role that cannot go on has to stop: what it has not done is done again later.

@@ -39,7 +39,7 @@ pub use log_reader::{LogError, LogMessage, LogPump, LogReader, Start};
 pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
-pub use repair::{LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
+pub use repair::{Claim, LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
 pub use sessions::{SessionNote, SessionNotes, publish_session};
 pub use status::{
     GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus,

@@ -5,7 +5,7 @@ use crate::config::Profile;
 use crate::exit::{Failure, Trouble};
 use crate::nats::{nats_failure, url_with_login};
 use crate::operator::READY_FILE;
-use crate::repair;
+use crate::repair::{self, OtherFiles};
 use crate::{roles, supervise};
 use fieldstream_nats::{Connection, Topology};
 use fieldstream_storer::Storer;
@@ -61,7 +61,7 @@ impl Site {
                     () = &mut mended => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                match self.repair().await {
+                match self.repair(storer, trouble).await {
                     Ok(()) => break,
                     Err(Failure { message, .. }) => {
                         tracing::error!(message, "the log could not be repaired by itself; `fieldstream repair`");
@@ -73,11 +73,16 @@ impl Site {
         mended.await;
     }
 
-    /// Repairs the log, and says what was lost.
-    async fn repair(&self) -> Result<(), Failure> {
+    /// Repairs the log, and says what was lost. If no other storer has a file of the log, that of this
+    /// `up` counts.
+    async fn repair(&self, storer: Option<u64>, trouble: Trouble) -> Result<(), Failure> {
         let connection = Connection::connect(&self.server, "fieldstream repair").await;
         let connection = connection.map_err(|error| nats_failure(&error))?;
-        let record = repair::repair(&connection).await?;
+        if trouble == Trouble::OtherFile && repair::has_storer(&connection).await? {
+            // The log is well, and repairing it again and again would not help this file.
+            return Err(Failure::failed("other storers have files of this log, and the one here is of another"));
+        }
+        let record = repair::repair(&connection, OtherFiles { named: storer, ..OtherFiles::default() }).await?;
         for line in repair::told(&record).lines() {
             tracing::warn!("{line}");
         }
