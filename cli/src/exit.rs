@@ -46,10 +46,15 @@ pub(crate) struct Failure {
 /// What is wrong with the log, from a role's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// It was purged or moved ahead of where the role was: starting again is enough.
+    /// The log was purged or moved ahead of where the role was, or is another one than it or a storer
+    /// still has: starting again is enough.
     Outrun,
     /// It is damaged: the role can start again once it is repaired.
     Damaged,
+    /// A repair was begun and is not finished: it is to be continued.
+    Unfinished,
+    /// The storer's file is of another log: like damage to this storer, and none to the others.
+    OtherFile,
 }
 
 impl Failure {

@@ -3,7 +3,7 @@
 use crate::config::Settings;
 use crate::exit::{Exit, Failure, Trouble};
 use fieldstream_gateway::GatewayError;
-use fieldstream_nats::{Connection, Credentials, LogError, NatsError, Server, Topology, TopologyOptions};
+use fieldstream_nats::{Connection, Credentials, LogError, LogNow, NatsError, Server, Topology, TopologyOptions};
 use fieldstream_processor::ProcessorError;
 use fieldstream_storer::{StoreError, StorerError};
 
@@ -88,7 +88,18 @@ pub(crate) async fn topology(server: &Server, settings: &Settings, create: bool)
     };
     let topology =
         if create { Topology::create(&connection, &options).await } else { Topology::load(&connection).await };
-    topology.map_err(|error| nats_failure(&error))
+    let topology = topology.map_err(|error| nats_failure(&error))?;
+    must_be_open(&connection).await?;
+    Ok(topology)
+}
+
+/// That no repair is under way: who starts in the midst of it may take the one half for the whole.
+///
+/// # Errors
+/// The trouble to be waited for if one is.
+pub(crate) async fn must_be_open(connection: &Connection) -> Result<(), Failure> {
+    let now = LogNow::load(connection).await.map_err(|error| nats_failure(&error))?;
+    now.must_be_open().map(|_| ()).map_err(|error| in_log(&error, &error.to_string()))
 }
 
 /// An error of NATS with the exit code for it. Its messages end with what to do.
@@ -112,9 +123,16 @@ fn split(exit: Exit, message: &str) -> Failure {
 
 fn in_log(error: &LogError, message: &str) -> Failure {
     match error {
-        LogError::Outrun { .. } => Failure { trouble: Some(Trouble::Outrun), ..split(Exit::Failed, message) },
+        LogError::Outrun { .. } => again(message),
+        LogError::Unfinished => Failure { trouble: Some(Trouble::Unfinished), ..split(Exit::Failed, message) },
         LogError::Hole { .. } | LogError::Diverged { .. } => damaged(message),
     }
+}
+
+/// Starting again is enough. So it is with a storer of another log, too: behind a repair it takes the new
+/// identity a moment later, and beside it there may be others.
+fn again(message: &str) -> Failure {
+    Failure { trouble: Some(Trouble::Outrun), ..split(Exit::Failed, message) }
 }
 
 fn damaged(message: &str) -> Failure {
@@ -125,15 +143,22 @@ fn damaged(message: &str) -> Failure {
 /// What mends a damaged log.
 pub(crate) const MEND: &str = "`fieldstream repair --check` says what is wrong, `fieldstream repair` mends it";
 
+/// What a role met: a stream that is not there is damage like any other.
+fn in_nats(error: &NatsError) -> Failure {
+    match error {
+        NatsError::StreamGone { .. } => damaged(&error.to_string()),
+        error => nats_failure(error),
+    }
+}
+
 /// Why a gateway does not run.
 pub(crate) fn gateway_failure(error: &GatewayError) -> Failure {
     match error {
-        GatewayError::Nats(error) => nats_failure(error),
+        GatewayError::Nats(error) => in_nats(error),
         GatewayError::Certificate { .. } => split(Exit::Configuration, &error.to_string()),
         GatewayError::Log(log) => in_log(log, &error.to_string()),
-        GatewayError::WentBackwards { .. } | GatewayError::Undecodable { .. } | GatewayError::OtherLog { .. } => {
-            damaged(&error.to_string())
-        }
+        GatewayError::WentBackwards { .. } | GatewayError::Undecodable { .. } => damaged(&error.to_string()),
+        GatewayError::OtherLog { .. } => again(&error.to_string()),
         error => split(Exit::Failed, &error.to_string()),
     }
 }
@@ -141,9 +166,10 @@ pub(crate) fn gateway_failure(error: &GatewayError) -> Failure {
 /// Why a processor does not run.
 pub(crate) fn processor_failure(error: &ProcessorError) -> Failure {
     match error {
-        ProcessorError::Nats(error) => nats_failure(error),
+        ProcessorError::Nats(error) => in_nats(error),
         ProcessorError::Log(log) => in_log(log, &error.to_string()),
-        ProcessorError::Lane(_) | ProcessorError::OtherLog { .. } => damaged(&error.to_string()),
+        ProcessorError::Lane(_) => damaged(&error.to_string()),
+        ProcessorError::OtherLog { .. } => again(&error.to_string()),
         error => split(Exit::Failed, &error.to_string()),
     }
 }
@@ -151,12 +177,15 @@ pub(crate) fn processor_failure(error: &ProcessorError) -> Failure {
 /// Why a storer does not run.
 pub(crate) fn storer_failure(error: &StorerError) -> Failure {
     match error {
-        StorerError::Nats(error) => nats_failure(error),
+        StorerError::Nats(error) => in_nats(error),
         // A storer that the log ran away from needs a copy; starting again does not help.
         StorerError::Log(LogError::Outrun { .. }) => split(Exit::Failed, &error.to_string()),
-        StorerError::Log(_) | StorerError::Projection(_) | StorerError::Store(StoreError::Log { .. }) => {
-            damaged(&error.to_string())
+        StorerError::Log(log) => in_log(log, &error.to_string()),
+        StorerError::Projection(_) => damaged(&error.to_string()),
+        StorerError::Store(StoreError::Log { .. }) => {
+            Failure { trouble: Some(Trouble::OtherFile), ..damaged(&error.to_string()) }
         }
+        StorerError::Repaired { .. } => again(&error.to_string()),
         error => split(Exit::Failed, &error.to_string()),
     }
 }
@@ -175,6 +204,29 @@ mod tests {
         assert_eq!(url_with_login(&server), "nats://us%3Aer:p%40ss@host:4222");
         assert_eq!(split_login("nats://host:4222"), ("nats://host:4222".into(), None));
         assert_eq!(decoded("100%"), "100%");
+    }
+
+    #[test]
+    fn a_storer_of_another_log_is_asked_again_and_not_waited_for() {
+        let gateway = GatewayError::OtherLog { found: 1, found_lanes: 1, wanted: 2, wanted_lanes: 1 };
+        assert_eq!(gateway_failure(&gateway).trouble, Some(Trouble::Outrun));
+        let processor = ProcessorError::OtherLog { found: 1, found_lanes: 1, log_id: 2, lanes: 1 };
+        assert_eq!(processor_failure(&processor).trouble, Some(Trouble::Outrun));
+        assert_eq!(storer_failure(&StorerError::Repaired { was: 1, now: 2 }).trouble, Some(Trouble::Outrun));
+    }
+
+    #[test]
+    fn a_stream_that_is_gone_is_damage_and_a_repair_that_is_not_finished_is_waited_for() {
+        let gone = || NatsError::StreamGone { url: "nats://h:1".into(), stream: "INSTRUCTIONS_0".into() };
+        let troubles = [
+            gateway_failure(&gone().into()).trouble,
+            processor_failure(&gone().into()).trouble,
+            storer_failure(&gone().into()).trouble,
+        ];
+        assert_eq!(troubles, [Some(Trouble::Damaged); 3]);
+        let unfinished = gateway_failure(&LogError::Unfinished.into());
+        assert_eq!(unfinished.trouble, Some(Trouble::Unfinished));
+        assert!(unfinished.help.unwrap().contains("fieldstream repair"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::admin::Admin;
 use crate::config::Settings;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, Trouble};
 use crate::nats::{self, gateway_failure, processor_failure, storer_failure};
 use crate::output;
 use crate::signals::Signals;
@@ -165,7 +165,7 @@ pub(crate) async fn gateway(settings: &Settings, create_streams: bool, begun: In
                 }
             }
         };
-        if hold(&mut signals, &server, log_id, &health, failure).await?.is_stopped() {
+        if hold(&mut signals, &server, log_id, (Some("gateway"), &health), failure).await?.is_stopped() {
             return Ok(());
         }
     }
@@ -213,7 +213,7 @@ pub(crate) async fn processor(
                 }
             }
         };
-        if hold(&mut signals, &server, log_id, &health, failure).await?.is_stopped() {
+        if hold(&mut signals, &server, log_id, (Some("processor"), &health), failure).await?.is_stopped() {
             return Ok(());
         }
     }
@@ -261,10 +261,11 @@ pub(crate) async fn storer(settings: &Settings, create_streams: bool, begun: Ins
         };
         // A repair goes on from the file: it is served meanwhile.
         let serving = match failure.trouble {
+            None | Some(Trouble::Outrun) => None,
             Some(_) => serve_damaged(options.clone()).await,
-            None => None,
         };
-        let held = hold(&mut signals, &server, log_id, &health, failure).await;
+        let answers = if serving.is_some() { None } else { Some("storer") };
+        let held = hold(&mut signals, &server, log_id, (answers, &health), failure).await;
         if let Some(storer) = serving {
             storer.stop(supervise::STOP).await;
         }
@@ -297,7 +298,8 @@ impl Held {
     }
 }
 
-/// Waits, not ready, until a log that is damaged is repaired, or until a signal.
+/// Waits, not ready, until a log that is damaged is repaired, or until a signal. Answers meanwhile as
+/// `role`, unless that runs.
 ///
 /// # Errors
 /// The failure, if it is of another kind.
@@ -305,16 +307,17 @@ async fn hold(
     signals: &mut Signals,
     server: &Server,
     log_id: u64,
-    health: &Health,
+    (role, health): (Option<&'static str>, &Health),
     failure: Failure,
 ) -> Result<Held, Failure> {
     let Some(trouble) = failure.trouble else { return Err(failure) };
-    supervise::raise(health, &failure);
+    let answers = role.map(|role| (role, health.clone())).into_iter().collect();
+    supervise::raise(health, &failure, trouble);
     let held = tokio::select! {
-        () = supervise::until_mended(server, log_id, trouble) => Held::Mended,
+        () = supervise::until_mended(server, log_id, trouble, answers) => Held::Mended,
         _ = signals.next() => Held::Stopped,
     };
-    supervise::clear(health);
+    supervise::clear(health, trouble);
     Ok(held)
 }
 

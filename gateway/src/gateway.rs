@@ -54,7 +54,7 @@ impl Gateway {
     /// [`GatewayError`], a message that says what to do.
     pub async fn start(options: GatewayOptions) -> Result<Gateway, GatewayError> {
         let GatewayOptions { nats, tcp, tls, tokens, stored_copies, limits, health } = options;
-        let bound = listen::bind(tcp, tls.as_ref(), &limits)?;
+        let bound = listen::bind(tcp, tls.as_ref(), &limits).await?;
         let consuming = Connection::connect(&nats, "fieldstream-gateway-read").await?;
         let publishing = Connection::connect(&nats, "fieldstream-gateway-write").await?;
         let topology = Topology::load(&consuming).await?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 /// Connections the kernel holds until they are accepted; a fleet may come back all at once.
@@ -26,6 +26,10 @@ const BACKLOG: u32 = 4_096;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often a pair of free ports is looked for.
 const PORT_ATTEMPTS: usize = 32;
+/// QUIC connections that were closed are kept for three times the time a loss is noticed in: a second or
+/// so, several on slow networks.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+const BIND_RETRY: Duration = Duration::from_millis(50);
 
 /// Flow control of QUIC: one stream carries everything, so small windows do, and bound what a
 /// client can make the gateway hold.
@@ -92,16 +96,17 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// TCP and UDP on the same port number; with port 0, one that is free for both.
-fn bind_pair(address: SocketAddr) -> Result<(TcpListener, UdpSocket), GatewayError> {
-    let mut attempts = if address.port() == 0 { PORT_ATTEMPTS } else { 1 };
+async fn bind_pair(address: SocketAddr) -> Result<(TcpListener, UdpSocket), GatewayError> {
+    let mut attempts = PORT_ATTEMPTS;
     loop {
         let tcp = bind_tcp(address).map_err(|e| listen_error(address, "TLS", e))?;
         let at = tcp.local_addr().map_err(|e| listen_error(address, "TLS", e))?;
-        match UdpSocket::bind(at) {
+        let bound = if address.port() == 0 { UdpSocket::bind(at) } else { bind_udp(at).await };
+        match bound {
             Ok(udp) => return Ok((tcp, udp)),
             Err(error) => {
                 attempts -= 1;
-                if attempts == 0 {
+                if attempts == 0 || address.port() != 0 {
                     return Err(listen_error(at, "QUIC", error));
                 }
             }
@@ -109,8 +114,22 @@ fn bind_pair(address: SocketAddr) -> Result<(TcpListener, UdpSocket), GatewayErr
     }
 }
 
+/// A gateway that was stopped in this process keeps its socket until its connections have drained. (One
+/// in another process has the TCP port, too, which was found before.)
+async fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let until = Instant::now() + DRAIN_MAX;
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                tokio::time::sleep(BIND_RETRY).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
 /// Binds everything, so that a taken port is known before anything else is done.
-pub(crate) fn bind(
+pub(crate) async fn bind(
     plain: Option<SocketAddr>,
     tls: Option<&TlsOptions>,
     limits: &crate::options::GatewayLimits,
@@ -123,7 +142,7 @@ pub(crate) fn bind(
         Some(tls) => {
             let (config, private) = tls_config(&tls.certificate_file, &tls.key_file)?;
             let quic = quic_config(config.clone(), limits.keepalive, &tls.certificate_file)?;
-            let (tcp, udp) = bind_pair(tls.listen)?;
+            let (tcp, udp) = bind_pair(tls.listen).await?;
             let resets = ResetKey::new(&private, udp.local_addr().unwrap_or(tls.listen));
             let tls = TlsAcceptor::from(Arc::new(config));
             Some((tcp, udp, Secure { tls, quic, resets }))
@@ -254,7 +273,13 @@ pub(crate) async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint) 
             () = shared.closed.cancelled() => return,
             incoming = endpoint.accept() => incoming,
         };
-        let Some(incoming) = incoming else { return };
+        let Some(incoming) = incoming else {
+            // Its socket is gone: nothing would be heard there any more, and nobody told.
+            if !shared.closed.is_cancelled() {
+                shared.fail(GatewayError::Ended("the QUIC listener"));
+            }
+            return;
+        };
         let Ok(arriving) = Arc::clone(&shared.arrivals).try_acquire_owned() else {
             incoming.refuse();
             continue;
@@ -314,5 +339,28 @@ impl AsyncWrite for Duplex {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_still_drained_is_waited_for() {
+        let (tcp, drained) = bind_pair(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        drop(tcp);
+        let freed = async {
+            tokio::time::sleep(4 * BIND_RETRY).await;
+            drop(drained);
+        };
+        let (bound, ()) = tokio::join!(bind_pair(address), freed);
+        assert_eq!(bound.unwrap().1.local_addr().unwrap(), address);
+        // One that another program listens on with TCP, too, is said at once.
+        let (other, _udp) = bind_pair(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let begun = Instant::now();
+        let taken = bind_pair(other.local_addr().unwrap()).await;
+        assert!(matches!(taken, Err(GatewayError::PortTaken { transport: "TLS", .. })) && begun.elapsed() < DRAIN_MAX);
     }
 }

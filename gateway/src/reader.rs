@@ -51,28 +51,30 @@ pub(crate) async fn read_from(
 async fn ask_storers(reads: &ReadClient, topology: &Topology, lane: u16) -> Result<Option<ReadFrom>, GatewayError> {
     let request = Request { lane, min_sequence: 0, query: Query::Checkpoint };
     let deadline = Instant::now() + CHECKPOINT_WAIT;
+    // Any storer may answer, and beside one of another log there may be one of this.
+    let mut other = None;
     while Instant::now() < deadline {
         match reads.request(&request, CHECKPOINT_WAIT / 4).await {
             Ok(answer) => {
                 if let AnswerBody::Checkpoint(checkpoint) = answer.body {
-                    if (checkpoint.log_id, checkpoint.lanes) != (topology.log_id, topology.lanes) {
-                        return Err(GatewayError::OtherLog {
-                            found: checkpoint.log_id,
-                            found_lanes: checkpoint.lanes,
-                            wanted: topology.log_id,
-                            wanted_lanes: topology.lanes,
-                        });
+                    if (checkpoint.log_id, checkpoint.lanes) == (topology.log_id, topology.lanes) {
+                        let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
+                        let start = Start { sequence: checkpoint.events_sequence, hash };
+                        return Ok(Some(ReadFrom { start, cursors: checkpoint.cursors }));
                     }
-                    let hash = (checkpoint.events_sequence > 0).then_some(checkpoint.events_hash);
-                    let start = Start { sequence: checkpoint.events_sequence, hash };
-                    return Ok(Some(ReadFrom { start, cursors: checkpoint.cursors }));
+                    other = Some(GatewayError::OtherLog {
+                        found: checkpoint.log_id,
+                        found_lanes: checkpoint.lanes,
+                        wanted: topology.log_id,
+                        wanted_lanes: topology.lanes,
+                    });
                 }
             }
             Err(error) => tracing::debug!(lane, %error, "no checkpoint yet"),
         }
         sleep(CHECKPOINT_WAIT / 10).await;
     }
-    Ok(None)
+    other.map_or(Ok(None), Err)
 }
 
 /// Reads one lane's EVENTS until the gateway stops or the log cannot be read on.

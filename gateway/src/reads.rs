@@ -22,6 +22,8 @@ const LOADS_PER_REQUEST: usize = 64;
 const REQUESTS_AT_ONCE: usize = 4;
 /// How often SYNCs that have waited too long are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_millis(500);
+/// After the answer of a storer that is behind.
+const BEHIND_RETRY: Duration = Duration::from_millis(20);
 /// After a question without answer.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -102,7 +104,16 @@ async fn load_history(shared: &Shared, lane: u16, load: Load) {
 }
 
 async fn ask(shared: &Shared, lane: u16, min_sequence: u64, query: Query) -> Result<Answer, ReadError> {
-    shared.reads.request(&Request { lane, min_sequence, query }, shared.limits.read_timeout).await
+    let request = Request { lane, min_sequence, query };
+    let until = Instant::now() + shared.limits.read_timeout;
+    loop {
+        let answer = shared.reads.request(&request, until.saturating_duration_since(Instant::now())).await?;
+        if answer.body != AnswerBody::Behind || Instant::now() + BEHIND_RETRY >= until {
+            return Ok(answer);
+        }
+        // Another storer may be further, or have a file of this log at all.
+        sleep(BEHIND_RETRY).await;
+    }
 }
 
 /// Answers GET: from the hub if the document is at hand there, else by asking a storer.

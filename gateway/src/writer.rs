@@ -66,6 +66,7 @@ async fn land(
                 }
                 Err(error) => {
                     trouble.failed(&error);
+                    trouble.look(writer).await?;
                     error.to_string()
                 }
             }

@@ -63,6 +63,10 @@ impl BatchWriter {
         BatchWriter { connection: connection.clone(), subject }
     }
 
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Tries once to store a message; returns its stream sequence when the server says that it is
     /// stored (in the durable profile: synced to disk).
     ///

@@ -135,6 +135,14 @@ pub enum NatsError {
         /// What was to be stored.
         what: String,
     },
+    /// Two processes repair the log.
+    #[error(
+        "NATS at {url}: another process goes on with the repair of the log; this one stops, see what that one says"
+    )]
+    OtherRepair {
+        /// Where.
+        url: String,
+    },
     /// Any other refusal of a request.
     #[error("NATS at {url}: {what}: {reason}")]
     Request {

@@ -41,7 +41,7 @@ pub use members::{LEASE, MemberBoard};
 pub use progress::{ProgressReader, publish_progress};
 pub use read_service::{ReadCall, ReadClient, ReadError, ReadServer};
 pub use register::{CopyEntry, EntryPlace, LaneMarks, Registered, StorerEntry, StorerRegister, purge_below};
-pub use repair::{LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
+pub use repair::{Claim, LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
 pub use sessions::{SessionNote, SessionNotes, publish_session};
 pub use status::{
     GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus,

@@ -2,7 +2,7 @@
 
 use crate::connection::{Connection, NatsError};
 use crate::repair::Workshop;
-use crate::topology::{Log, bounds};
+use crate::topology::{GONE_AFTER, Log, bounds};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bytes::Bytes;
 use fieldstream_shared::defect::{self, Defect};
@@ -25,9 +25,6 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const INACTIVE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// A stream that is not there so many times in a row is gone; in a cluster whose leader changes it
-/// may seem so for a moment.
-const GONE_AFTER: u32 = 5;
 /// When a consumer has delivered nothing for so long, the stream is looked at once: a message that is
 /// missing at the very end shows in no gap before another follows.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -87,6 +84,9 @@ pub enum LogError {
         /// How that was seen.
         reason: String,
     },
+    /// The streams are closed, or about to be moved.
+    #[error("a repair of the log was begun and is not finished; `fieldstream repair` continues it")]
+    Unfinished,
 }
 
 impl LogError {
@@ -96,6 +96,7 @@ impl LogError {
             LogError::Hole { .. } => "log-hole",
             LogError::Outrun { .. } => "log-outrun",
             LogError::Diverged { .. } => "log-diverged",
+            LogError::Unfinished => "log-repair-unfinished",
         }
     }
 }
@@ -222,7 +223,9 @@ impl LogReader {
             let received = tokio::select! {
                 received = messages.next() => received,
                 () = until(look_at) => {
-                    self.look_behind_silence().await?;
+                    if let Some((expected, found)) = self.gap_behind_silence().await {
+                        self.missing(expected, found).await?;
+                    }
                     self.look_at = None;
                     continue;
                 }
@@ -234,7 +237,7 @@ impl LogReader {
             };
             match received {
                 Some(Ok(message)) => {
-                    if let Step::Message(message) = self.take(&message)? {
+                    if let Step::Message(message) = self.take(&message).await? {
                         return Ok(message);
                     }
                 }
@@ -247,13 +250,13 @@ impl LogReader {
         }
     }
 
-    fn take(&mut self, message: &async_nats::jetstream::Message) -> Result<Step, LogError> {
+    async fn take(&mut self, message: &async_nats::jetstream::Message) -> Result<Step, LogError> {
         let Ok(info) = message.info() else { return Ok(Step::Nothing) };
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let hash = message_hash(&message.payload);
         if self.verify {
             if sequence != self.last.sequence {
-                return Err(self.hole(self.last.sequence, sequence));
+                return self.missing(self.last.sequence, sequence).await;
             }
             if self.last.hash.is_some_and(|known| known != hash) {
                 return Err(self.diverged(format!("message {sequence} is not the one that was read before")));
@@ -268,7 +271,7 @@ impl LogReader {
         }
         if sequence > expected && !defect::active(Defect::HoleSkipped) {
             if self.fresh {
-                return Err(self.hole(expected, sequence));
+                return self.missing(expected, sequence).await;
             }
             // The client drops messages when its queue overflows: what is missing may still be in
             // the stream. A new consumer starts exactly there; only if its first message is behind
@@ -289,21 +292,36 @@ impl LogReader {
     }
 
     /// Whether the message this reader starts behind is there.
-    pub(crate) async fn verified(&self) -> Result<(), LogError> {
-        if self.verify { self.look_behind_silence().await } else { Ok(()) }
+    pub(crate) async fn verified(&mut self) -> Result<(), LogError> {
+        if self.verify
+            && let Some((expected, found)) = self.gap_behind_silence().await
+        {
+            self.missing(expected, found).await?;
+        }
+        Ok(())
     }
 
-    /// Whether what the consumer should deliver next is in the stream at all.
-    async fn look_behind_silence(&self) -> Result<(), LogError> {
+    /// What the consumer should deliver next, and what the stream has in its place.
+    async fn gap_behind_silence(&self) -> Option<(u64, u64)> {
         let expected = if self.verify { self.last.sequence } else { self.last.sequence + 1 };
-        let Ok((_, last)) = bounds(&self.connection, self.log, self.lane).await else { return Ok(()) };
+        let (_, last) = bounds(&self.connection, self.log, self.lane).await.ok()?;
         if last < expected {
-            return Ok(());
+            return None;
         }
-        match Workshop::new(&self.connection).next(self.log, self.lane, expected).await {
-            Ok(Some((found, _))) if found > expected => Err(self.hole(expected, found)),
-            Ok(None) => Err(self.hole(expected, last + 1)),
-            Ok(Some(_)) | Err(_) => Ok(()),
+        match Workshop::new(&self.connection).next(self.log, self.lane, expected).await.ok()? {
+            Some((found, _)) => (found > expected).then_some((expected, found)),
+            None => Some((expected, last + 1)),
+        }
+    }
+
+    /// `found` came where `expected` should: a hole, unless the stream was purged meanwhile, which is no
+    /// damage. Then opening it anew tells whether the reader can go on.
+    async fn missing(&mut self, expected: u64, found: u64) -> Result<Step, LogError> {
+        self.messages = None;
+        match bounds(&self.connection, self.log, self.lane).await {
+            Ok((first, _)) if first <= expected => Err(self.hole(expected, found)),
+            // Without an answer what is missing shows again.
+            Ok(_) | Err(_) => Ok(Step::Nothing),
         }
     }
 

@@ -7,11 +7,16 @@ use async_nats::jetstream::{ErrorCode, kv, stream};
 use fieldstream_shared::limits::LANES_MAX;
 use fieldstream_shared::record::LOG_VERSION;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Key-value bucket with the deployment's settings.
 pub(crate) const BUCKET: &str = "fieldstream";
 /// Key of the topology in the bucket.
 const TOPOLOGY_KEY: &str = "topology";
+/// A stream that is not there so many times in a row is gone; in a cluster whose leader changes it
+/// may seem so for a moment.
+pub(crate) const GONE_AFTER: u32 = 5;
+const GONE_PAUSE: Duration = Duration::from_millis(200);
 
 /// One of the two logs of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -278,7 +283,7 @@ pub(crate) fn jetstream_error(
 /// # Errors
 /// [`NatsError`] if the stream cannot be asked.
 pub async fn last_sequence(connection: &Connection, log: Log, lane: u16) -> Result<u64, NatsError> {
-    Ok(bounds(connection, log, lane).await?.1)
+    Ok(bounds_if_there(connection, log, lane).await?.1)
 }
 
 /// The first sequence of a stream; one more than the last if it is empty.
@@ -286,7 +291,18 @@ pub async fn last_sequence(connection: &Connection, log: Log, lane: u16) -> Resu
 /// # Errors
 /// [`NatsError`] if the stream cannot be asked.
 pub async fn first_sequence(connection: &Connection, log: Log, lane: u16) -> Result<u64, NatsError> {
-    Ok(bounds(connection, log, lane).await?.0)
+    Ok(bounds_if_there(connection, log, lane).await?.0)
+}
+
+/// First and last sequence of a stream that may seem not to be there for a moment.
+async fn bounds_if_there(connection: &Connection, log: Log, lane: u16) -> Result<(u64, u64), NatsError> {
+    for _ in 1..GONE_AFTER {
+        match bounds(connection, log, lane).await {
+            Err(NatsError::StreamGone { .. }) => tokio::time::sleep(GONE_PAUSE).await,
+            other => return other,
+        }
+    }
+    bounds(connection, log, lane).await
 }
 
 /// First and last sequence of a stream.

@@ -1,9 +1,11 @@
 //! What an operator is told while a stream takes nothing.
 
-use crate::batch_writer::WriteError;
+use crate::batch_writer::{BatchWriter, WriteError};
 use crate::connection::NatsError;
 use crate::health::{Finding, Health, Severity};
+use crate::log_reader::LogError;
 use crate::register;
+use crate::repair::LogNow;
 use crate::topology::Log;
 
 /// A failed attempt or two are a server that starts again.
@@ -32,6 +34,8 @@ pub struct WriteTrouble {
     severity: Severity,
     failures: u32,
     timeouts: u32,
+    /// Attempts in a row that found nobody who takes messages.
+    unanswered: u32,
 }
 
 impl WriteTrouble {
@@ -46,12 +50,13 @@ impl WriteTrouble {
     }
 
     fn of(health: &Health, stream: String, severity: Severity) -> WriteTrouble {
-        WriteTrouble { health: health.clone(), stream, severity, failures: 0, timeouts: 0 }
+        WriteTrouble { health: health.clone(), stream, severity, failures: 0, timeouts: 0, unanswered: 0 }
     }
 
     /// Another attempt failed.
     pub fn failed(&mut self, error: &WriteError) {
         let is_full = matches!(error, WriteError::StreamFull(_));
+        self.unanswered = if *error == WriteError::Disconnected { self.unanswered + 1 } else { 0 };
         self.count(*error == WriteError::TimedOut, is_full, error);
     }
 
@@ -77,9 +82,27 @@ impl WriteTrouble {
         }
     }
 
+    /// Whether nobody takes messages because a repair has closed the stream: that is not over by itself
+    /// if the repair was killed, and who writes here need not have noticed any damage.
+    ///
+    /// # Errors
+    /// [`LogError::Unfinished`] if it is so.
+    pub async fn look(&self, writer: &BatchWriter) -> Result<(), LogError> {
+        if self.unanswered < FAILURES_TOLD || !writer.connection().is_connected() {
+            return Ok(());
+        }
+        match LogNow::load(writer.connection()).await {
+            Ok(now) => now.must_be_open().map(|_| ()),
+            Err(error) => {
+                tracing::debug!(%error, "whether the log is being repaired could not be looked at");
+                Ok(())
+            }
+        }
+    }
+
     /// An attempt succeeded.
     pub fn over(&mut self) {
-        (self.failures, self.timeouts) = (0, 0);
+        (self.failures, self.timeouts, self.unanswered) = (0, 0, 0);
         self.health.clear(&self.code(false));
         self.health.clear(&self.code(true));
     }

@@ -1,5 +1,5 @@
 //! The steps of a repair, and what damage looks like, on a real nats-server.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
 use fieldstream_nats::*;
@@ -85,6 +85,66 @@ async fn a_closed_log_moves_ahead_and_keeps_what_was_put_aside() {
     assert_eq!(firsts, [&b"m"[..], &again, &again, &[21]].concat());
     assert!(workshop.message(Log::Events, 0, 5_000).await.unwrap().is_some());
     assert!(workshop.message(Log::Events, 0, 4_999).await.unwrap().is_none());
+    nats.stop().await;
+}
+
+fn begun() -> RepairRecord {
+    RepairRecord {
+        state: RepairState::Closing,
+        from_log_id: 1,
+        to_log_id: 2,
+        storer: 3,
+        begun_us: 4,
+        lanes: vec![],
+        losses: vec![],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_repairs_at_once_the_earlier_one_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = child(dir.path()).await;
+    let connection = connect(&nats).await;
+    Topology::create(&connection, &TopologyOptions::default()).await.unwrap();
+    assert!(Claim::take_over(&connection).await.unwrap().is_none(), "there is none");
+    let mut first = Claim::begin(&connection, begun()).await.unwrap();
+    first.check().await.unwrap();
+    let second = Claim::begin(&connection, begun()).await;
+    assert!(matches!(second, Err(NatsError::OtherRepair { .. })), "one is under way: {second:?}");
+    let mut second = Claim::take_over(&connection).await.unwrap().unwrap();
+    assert_eq!(second.record, begun());
+    assert!(matches!(first.check().await, Err(NatsError::OtherRepair { .. })));
+    first.record.state = RepairState::Moving;
+    let late = first.save().await;
+    assert!(matches!(late, Err(NatsError::OtherRepair { .. })), "{late:?}");
+    second.record.state = RepairState::Done;
+    second.save().await.unwrap();
+    second.check().await.unwrap();
+    assert_eq!(RepairRecord::load(&connection).await.unwrap().unwrap().state, RepairState::Done);
+    let third = Claim::begin(&connection, begun()).await.unwrap();
+    third.check().await.unwrap();
+    nats.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_repair_puts_aside_late_does_not_come_into_what_the_next_one_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = child(dir.path()).await;
+    let connection = connect(&nats).await;
+    let topology = Topology::create(&connection, &TopologyOptions::default()).await.unwrap();
+    write(&connection, Log::Instructions, 1..=200).await;
+    let workshop = Workshop::new(&connection);
+    workshop.close(0, topology.stream_bytes).await.unwrap();
+    let other = Workshop::new(&connection);
+    let (begun, mut is_begun) = tokio::sync::mpsc::channel(1);
+    let late = tokio::spawn(async move { other.put_aside(0, 1, |_| begun.try_send(()).unwrap_or_default()).await });
+    is_begun.recv().await.unwrap();
+    assert_eq!(workshop.put_aside(0, 1, |_| {}).await.unwrap().messages, 200);
+    let late = late.await.unwrap();
+    workshop.move_ahead(Log::Instructions, 0, 1_000).await.unwrap();
+    workshop.log_again(0, 1_000, Bytes::from_static(b"marker")).await.unwrap();
+    let look = workshop.look(Log::Instructions, 0).await.unwrap().unwrap();
+    assert_eq!((look.first, look.messages), (1_000, 201), "the earlier one: {late:?}");
     nats.stop().await;
 }
 
@@ -187,5 +247,27 @@ async fn a_message_missing_at_the_very_end_is_a_hole_before_another_follows() {
         assert!(matches!(error, LogError::Hole { expected: 20, found: 21, .. }), "{at}: {error}");
     }
     assert_eq!(Workshop::new(&connection).holes(Log::Events, 0, 3, 10).await.unwrap(), [20..=20]);
+    nats.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_between_opening_and_reading_is_no_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = child(dir.path()).await;
+    let connection = connect(&nats).await;
+    Topology::create(&connection, &TopologyOptions::default()).await.unwrap();
+    write(&connection, Log::Events, 1..=20).await;
+    for (at, below, is_outrun) in [(0, 8, true), (8, 12, true), (12, 13, false)] {
+        let mut reader =
+            LogReader::open(&connection, Log::Events, 0, Start { sequence: at, hash: None }).await.unwrap();
+        purge_below(&connection, Log::Events, 0, below).await.unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(20), reader.next()).await.unwrap();
+        match next {
+            Err(LogError::Outrun { first, .. }) if is_outrun => assert_eq!(first, below),
+            // Only the message to be looked at again is gone.
+            Ok(message) if !is_outrun => assert_eq!(message.sequence, 13),
+            other => panic!("{at}: {other:?}"),
+        }
+    }
     nats.stop().await;
 }

@@ -91,6 +91,8 @@ impl Worker {
 
     async fn ask_storers(&self, request: &Request) -> Result<Option<Checkpoint>, ProcessorError> {
         let deadline = Instant::now() + CHECKPOINT_WAIT;
+        // Any storer may answer, and beside one of another log there may be one of this.
+        let mut other = None;
         while Instant::now() < deadline {
             if let Ok(Answer { body: AnswerBody::Checkpoint(found), .. }) =
                 self.reads.request(request, CHECKPOINT_WAIT).await
@@ -99,11 +101,11 @@ impl Worker {
                 if (found.log_id, found.lanes) == (log_id, lanes) {
                     return Ok(Some(*found));
                 }
-                return Err(ProcessorError::OtherLog { found: found.log_id, found_lanes: found.lanes, log_id, lanes });
+                other = Some(ProcessorError::OtherLog { found: found.log_id, found_lanes: found.lanes, log_id, lanes });
             }
             tokio::time::sleep(RETRY).await;
         }
-        Ok(None)
+        other.map_or(Ok(None), Err)
     }
 
     /// Applying that waits for storers is said: nothing else shows it but latency.
@@ -190,11 +192,15 @@ async fn next(reader: &mut Option<LogPump>) -> Result<LogMessage, LogError> {
     }
 }
 
-/// Asks storers once; one that is behind says so after a while, and is asked again at once.
+/// Asks storers once; one that is behind says so after a while, and is asked again soon.
 async fn ask(reads: ReadClient, load: Load) -> LoadResult {
     let answer = reads.request(&load.request, READ_TIMEOUT).await;
     match answer {
-        Ok(Answer { body: AnswerBody::Behind, .. }) => (load.id, Err(ReadError::TimedOut(READ_TIMEOUT))),
+        Ok(Answer { body: AnswerBody::Behind, .. }) => {
+            // One that has a file of another log says so without waiting.
+            tokio::time::sleep(RETRY).await;
+            (load.id, Err(ReadError::TimedOut(READ_TIMEOUT)))
+        }
         Ok(answer) => (load.id, Ok(answer)),
         Err(error) => {
             tokio::time::sleep(RETRY).await;
@@ -223,6 +229,7 @@ async fn publish(
             Err(error) => {
                 tracing::warn!(lane, %error, "an event batch is not in yet; it is sent again");
                 trouble.failed(&error);
+                trouble.look(&writer).await?;
             }
         }
         tokio::time::sleep(pause).await;

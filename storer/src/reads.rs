@@ -56,6 +56,9 @@ pub(crate) async fn serve(
             () = stop.cancelled() => break false,
         };
         if scope == Scope::Checkpoint && call.request.query != Query::Checkpoint {
+            // At once: the next question may come to a storer that has an answer.
+            let sequence = call.request.min_sequence.saturating_sub(1);
+            call.respond(&Answer { sequence, body: AnswerBody::Behind }).await;
             continue;
         }
         let (store, durable, reads, stop) = (store.clone(), durable.clone(), reads.clone(), stop.clone());

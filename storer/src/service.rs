@@ -99,6 +99,14 @@ pub enum StorerError {
     /// The log does not fit the file.
     #[error(transparent)]
     Projection(#[from] ProjectionError<TableError>),
+    /// The log was repaired while this storer ran on with the one before.
+    #[error("the log was repaired and is log {now:016x} now, the storer has log {was:016x}; it starts again")]
+    Repaired {
+        /// Identity of the storer's log.
+        was: u64,
+        /// Identity of the log in NATS.
+        now: u64,
+    },
     /// The connection to NATS was closed for good.
     #[error("the connection to NATS was closed; start the storer again")]
     Closed,
@@ -174,7 +182,8 @@ impl Storer {
             }
         }
         for (lane, reader) in lanes {
-            tasks.spawn(read_lane(lane, reader, arrived.clone(), failed.clone(), readers.clone()));
+            let of = (connection.clone(), store.clone());
+            tasks.spawn(read_lane(of, lane, reader, (arrived.clone(), failed.clone()), readers.clone()));
         }
         drop(arrived);
         let log_id = store.checkpoints().first().map_or(topology.log_id, |checkpoint| checkpoint.log_id);
@@ -308,10 +317,17 @@ async fn open(options: &StorerOptions, connection: &Connection, topology: &Topol
         Identity { lanes: topology.lanes, log_id: topology.log_id, new_storer: rand::random(), now_us: now_us() };
     let record = RepairRecord::load(connection).await?;
     let serve_damaged = options.serve_damaged;
+    let unfinished = record.as_ref().is_some_and(RepairRecord::is_under_way);
+    if unfinished && !serve_damaged {
+        return Err(LogError::Unfinished.into());
+    }
     let opened = tokio::task::spawn_blocking(move || {
         let belongs = record.as_ref().map_or(Belongs::ToLog, Belongs::ToLogOrRepaired);
         match Store::open_as(store.clone(), &identity, belongs) {
-            Ok(store) => Ok(Opened { store, damage: None, scope: Scope::All }),
+            Ok(store) => {
+                let damage = unfinished.then(|| LogError::Unfinished.into());
+                Ok(Opened { store, damage, scope: Scope::All })
+            }
             Err(error @ StoreError::Log { .. }) if serve_damaged => {
                 let store = Store::open_as(store, &identity, Belongs::Anywhere)?;
                 Ok(Opened { store, damage: Some(error.into()), scope: Scope::Checkpoint })
@@ -362,41 +378,49 @@ pub(crate) fn spawn_writer(
 }
 
 async fn read_lane(
+    (connection, store): (Connection, Arc<Store>),
     lane: u16,
     reader: LogReader,
-    arrived: mpsc::Sender<Arrived>,
-    failed: mpsc::Sender<StorerError>,
+    (arrived, failed): (mpsc::Sender<Arrived>, mpsc::Sender<StorerError>),
     stop: CancellationToken,
 ) {
-    read_lane_upto(lane, reader, u64::MAX, arrived, failed, stop).await;
+    if let Err(error) = read_upto(lane, reader, u64::MAX, &arrived, &stop).await {
+        let _ = failed.try_send(instructions::explain(&connection, &store, error).await);
+    }
 }
 
 /// Reads a lane up to this EVENTS sequence.
 pub(crate) async fn read_lane_upto(
     lane: u16,
-    mut reader: LogReader,
+    reader: LogReader,
     upto: u64,
     arrived: mpsc::Sender<Arrived>,
     failed: mpsc::Sender<StorerError>,
     stop: CancellationToken,
 ) {
+    if let Err(error) = read_upto(lane, reader, upto, &arrived, &stop).await {
+        let _ = failed.try_send(error.into());
+    }
+}
+
+async fn read_upto(
+    lane: u16,
+    mut reader: LogReader,
+    upto: u64,
+    arrived: &mpsc::Sender<Arrived>,
+    stop: &CancellationToken,
+) -> Result<(), LogError> {
     while reader.position() < upto {
         let message = tokio::select! {
-            message = reader.next() => message,
-            () = stop.cancelled() => return,
-        };
-        let message = match message {
-            Ok(message) => message,
-            Err(error) => {
-                let _ = failed.try_send(error.into());
-                return;
-            }
+            message = reader.next() => message?,
+            () = stop.cancelled() => return Ok(()),
         };
         // Fails only when the writer has ended; it has told why.
         if arrived.send(Arrived::new(lane, message.sequence, message.payload)).await.is_err() {
-            return;
+            return Ok(());
         }
     }
+    Ok(())
 }
 
 fn status(

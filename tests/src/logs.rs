@@ -184,7 +184,7 @@ impl LogLike for Nats {
         let noticed = |error: LogError| match error {
             LogError::Hole { .. } => Noticed::Hole,
             LogError::Outrun { .. } => Noticed::Outrun,
-            LogError::Diverged { .. } => Noticed::Diverged,
+            LogError::Diverged { .. } | LogError::Unfinished => Noticed::Diverged,
         };
         let start = Start { sequence: behind, hash: last.map(message_hash) };
         self.runtime.block_on(async {

@@ -1,6 +1,7 @@
 //! What was found and done, for people.
 
-use super::{Found, plan};
+use super::look::Found;
+use super::plan;
 use fieldstream_nats::RepairRecord;
 use std::fmt::Write as _;
 
@@ -15,7 +16,7 @@ pub(super) fn found(found: &Found, damage: &[String]) -> String {
     for what in damage {
         let _ = writeln!(text, "  - {what}");
     }
-    let _ = writeln!(text, "a repair goes on from the file of storer {:016x}:", found.storer);
+    let _ = writeln!(text, "a repair goes on from the file of storer {:016x}:", found.source.storer);
     for (lane, found) in found.lanes.iter().enumerate() {
         let at = found.checkpoint.events_sequence;
         let unusable = found.events.as_ref().map_or(0, |events| events.last.saturating_sub(at));

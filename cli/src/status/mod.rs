@@ -8,7 +8,7 @@ use crate::nats::nats_failure;
 use crate::operator::OperatorArgs;
 use crate::output;
 use clap::Args;
-use fieldstream_nats::{Connection, Topology, collect_status, lane_streams};
+use fieldstream_nats::{Connection, LogError, LogNow, Topology, collect_status, lane_streams};
 use overview::Overview;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,5 +49,9 @@ async fn look(connection: &Connection) -> Result<Overview, Failure> {
     let streams = lane_streams(connection, &topology).await.map_err(|error| nats_failure(&error))?;
     tokio::time::sleep(SETTLE).await;
     let members = collect_status(connection, COLLECT).await.map_err(|error| nats_failure(&error))?;
-    Ok(Overview::new(topology, streams, members))
+    let mut overview = Overview::new(topology, streams, members);
+    if LogNow::load(connection).await.map_err(|error| nats_failure(&error))?.repairing {
+        overview.problems.insert(0, LogError::Unfinished.to_string());
+    }
+    Ok(overview)
 }

@@ -6,16 +6,16 @@ pub(crate) mod addresses;
 mod binary;
 pub(crate) mod demo;
 mod lock;
+mod mend;
 
 use crate::admin::Admin;
 use crate::args::hosts_of;
 use crate::config::{Profile, Settings};
-use crate::exit::{Exit, Failure, Trouble};
+use crate::exit::{Exit, Failure};
 use crate::init::{TlsFiles, create_directory, ensure_tls, ensure_tokens};
-use crate::nats::{gateway_failure, nats_failure, processor_failure, storer_failure, url_with_login};
+use crate::nats::{gateway_failure, must_be_open, nats_failure, processor_failure, storer_failure, url_with_login};
 use crate::operator::READY_FILE;
 use crate::output;
-use crate::repair;
 use crate::roles::{self, GatewayFiles};
 use crate::signals::Signals;
 use crate::supervise;
@@ -238,16 +238,6 @@ async fn topology(settings: &Settings, server: &fieldstream_nats::Server, data: 
     Topology::create(&connection, &options).await.map_err(|error: NatsError| nats_failure(&error))
 }
 
-/// Repairs the log, and says what was lost.
-async fn repair_now(server: &Server) -> Result<(), Failure> {
-    let connection = Connection::connect(server, "fieldstream repair").await.map_err(|error| nats_failure(&error))?;
-    let record = repair::repair(&connection).await?;
-    for line in repair::told(&record).lines() {
-        tracing::warn!("{line}");
-    }
-    Ok(())
-}
-
 fn child_failure(error: &ChildError) -> Failure {
     let failure = Failure::new(Exit::Unavailable, error);
     match error {
@@ -303,6 +293,8 @@ impl Running {
 
     async fn start_roles(&mut self) -> Result<(), Failure> {
         let Some(site) = &mut self.site else { return Ok(()) };
+        let connection = Connection::connect(&site.server, "fieldstream up").await;
+        must_be_open(&connection.map_err(|error| nats_failure(&error))?).await?;
         let storer = Storer::start(site.storer_options()).await;
         self.storer = Some(storer.map_err(|error| storer_failure(&error))?);
         let mut options = roles::processor_options(&site.settings, site.server.clone(), site.registry.clone());
@@ -321,43 +313,6 @@ impl Running {
 
     fn addresses(&self) -> Option<(Addresses, PathBuf)> {
         Some((self.gateway.as_ref()?.addresses(), self.storer.as_ref()?.database_path()))
-    }
-
-    /// Says what is wrong with the log, serves the storer's file for a repair, and waits for it. In
-    /// the profile `fast`, where a power cut may cut the log, it is repaired at once.
-    async fn wait_for_repair(&mut self, failure: &Failure, trouble: Trouble) {
-        let Some(site) = &mut self.site else { return };
-        site.healths.iter().for_each(|health| supervise::raise(health, failure));
-        let ready_file = site.data.join(READY_FILE);
-        if !ready_file.exists() {
-            let content = serde_json::json!({ "nats": url_with_login(&site.server), "pid": std::process::id() });
-            if let Err(failure) = addresses::write_ready_file(&ready_file, &content) {
-                tracing::warn!(message = failure.message, "commands need --nats");
-            }
-        }
-        let storer = match trouble {
-            Trouble::Damaged => roles::serve_damaged(site.storer_options()).await,
-            Trouble::Outrun => None,
-        };
-        let repairs = site.settings.up.profile == Profile::Fast && trouble == Trouble::Damaged;
-        let repairing = async {
-            if repairs && let Err(failure) = repair_now(&site.server).await {
-                tracing::error!(
-                    message = failure.message,
-                    "the log could not be repaired by itself; `fieldstream repair`"
-                );
-            }
-        };
-        tokio::join!(repairing, supervise::until_mended(&site.server, site.log_id, trouble));
-        if let Some(storer) = storer {
-            storer.stop(supervise::STOP).await;
-        }
-        if let Ok(connection) = Connection::connect(&site.server, "fieldstream up").await
-            && let Ok(topology) = Topology::load(&connection).await
-        {
-            site.log_id = topology.log_id;
-        }
-        site.healths.iter().for_each(supervise::clear);
     }
 
     /// Stops the roles, but neither NATS nor the admin endpoint.

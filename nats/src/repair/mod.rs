@@ -2,14 +2,17 @@
 //! "Repair"). Who decides what is to be done is the command; this is only about streams and keys.
 //!
 //! Everything a repair is going to do is written under the key `repair` before it is done, and every
-//! step may be taken again: a repair that was killed is continued by the next.
+//! step may be taken again: a repair that was killed is continued by the next. Two at once would undo
+//! each other's steps: [`Claim`].
 
+mod claim;
 mod streams;
 
+pub use claim::Claim;
 pub use streams::{Copied, StreamLook, Workshop};
 
 use crate::connection::{Connection, NatsError};
-use crate::topology::BUCKET;
+use crate::log_reader::LogError;
 use serde::{Deserialize, Serialize};
 
 /// Key of the record in the bucket of the settings.
@@ -25,6 +28,8 @@ pub enum RepairState {
     Copying,
     /// They are aside; the streams are being moved ahead and filled again.
     Moving,
+    /// The log has its new identity; its streams are being opened again. What was put aside may be gone.
+    Opening,
     /// Done. The record stays: storers take the new identity by it.
     Done,
 }
@@ -104,6 +109,14 @@ impl LogNow {
         let log_id = crate::topology::log_id(connection).await?;
         Ok(LogNow { log_id, repairing })
     }
+
+    /// That nobody has to keep off.
+    ///
+    /// # Errors
+    /// [`LogError::Unfinished`] if a repair is under way.
+    pub fn must_be_open(self) -> Result<LogNow, LogError> {
+        if self.repairing { Err(LogError::Unfinished) } else { Ok(self) }
+    }
 }
 
 impl RepairRecord {
@@ -112,32 +125,8 @@ impl RepairRecord {
     /// # Errors
     /// [`NatsError`] if it cannot be read.
     pub async fn load(connection: &Connection) -> Result<Option<RepairRecord>, NatsError> {
-        let failed = |e: &dyn std::fmt::Display| connection.request_error("reading the record of repairs", e);
-        let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|e| failed(&e))?;
-        let entry = bucket.get(KEY).await.map_err(|e| failed(&e))?;
-        entry.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| failed(&e))).transpose()
-    }
-
-    /// Writes the record.
-    ///
-    /// # Errors
-    /// [`NatsError`] if it could not be written.
-    pub async fn save(&self, connection: &Connection) -> Result<(), NatsError> {
-        let failed = |e: &dyn std::fmt::Display| connection.request_error("writing the record of repairs", e);
-        let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|e| failed(&e))?;
-        let bytes = serde_json::to_vec(self).map_err(|e| failed(&e))?;
-        bucket.put(KEY, bytes.into()).await.map_err(|e| failed(&e))?;
-        Ok(())
-    }
-
-    /// Takes the record back: a repair that could not be begun.
-    ///
-    /// # Errors
-    /// [`NatsError`] if it could not be taken back.
-    pub async fn remove(connection: &Connection) -> Result<(), NatsError> {
-        let failed = |e: &dyn std::fmt::Display| connection.request_error("removing the record of a repair", e);
-        let bucket = connection.jetstream.get_key_value(BUCKET).await.map_err(|e| failed(&e))?;
-        bucket.delete(KEY).await.map_err(|e| failed(&e))
+        let bucket = claim::bucket(connection).await?;
+        Ok(claim::find(connection, &bucket).await?.0)
     }
 
     /// Whether a repair was begun and is not done.

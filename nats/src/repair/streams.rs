@@ -113,6 +113,7 @@ impl Workshop {
                     holes.push(expected..=found - 1);
                     next = found;
                 }
+                Err(LogError::Outrun { first, .. }) => next = first,
                 Err(error) => return Err(self.connection.request_error("reading a stream", error)),
             }
         }
@@ -186,9 +187,10 @@ impl Workshop {
         let source = self.present(&Log::Instructions.stream(lane)).await?;
         let replicas = source.cached_info().config.num_replicas;
         let last = source.cached_info().state.last_sequence;
+        let subject = aside_subject(lane, rand::random());
         let config = Config {
             name: aside_stream(lane),
-            subjects: vec![aside_subject(lane)],
+            subjects: vec![subject.clone()],
             storage: StorageType::File,
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::New,
@@ -197,7 +199,7 @@ impl Workshop {
         };
         let made = self.connection.jetstream.create_stream(config).await;
         made.map_err(|e| jetstream_error(&self.connection, "making room for instructions", &e))?;
-        let writer = BatchWriter::to_subject(&self.connection, aside_subject(lane));
+        let writer = BatchWriter::to_subject(&self.connection, subject);
         let (mut copied, mut next) = (Copied::default(), from.max(1));
         while let Some((sequence, payload)) = next_message(&self.connection, &source, next).await? {
             if sequence > next {
@@ -314,6 +316,7 @@ fn aside_stream(lane: u16) -> String {
     format!("REPAIR_{lane}")
 }
 
-fn aside_subject(lane: u16) -> String {
-    format!("repair.aside.{lane}")
+/// Another one each time: a repair that was taken over meanwhile puts nothing among what the next one does.
+fn aside_subject(lane: u16, attempt: u64) -> String {
+    format!("repair.aside.{lane}.{attempt:016x}")
 }
