@@ -3,7 +3,7 @@
 use crate::error::GatewayError;
 use crate::hub::{Clients, Effects, LaneHub, Load, SyncWait};
 use crate::lane::{LaneQueue, Origin};
-use crate::mailbox::{Closing, Mailbox, SessionId, Wakes};
+use crate::mailbox::{Closing, Entry, Mailbox, SessionId, Wakes};
 use crate::options::GatewayLimits;
 use crate::session::Rules;
 use crate::tokens::TokenPolicy;
@@ -94,7 +94,7 @@ pub(crate) struct Shared {
     /// Drawn at the start: tells this gateway from others.
     pub(crate) gateway: u64,
     /// Who was let in, to be told to the other gateways.
-    came: mpsc::Sender<(ClientId, u64)>,
+    came: mpsc::Sender<(ClientId, Entry)>,
     pub(crate) topology: Topology,
     pub(crate) tokens: TokenPolicy,
     pub(crate) lanes: Vec<Lane>,
@@ -137,7 +137,7 @@ impl Shared {
         lanes: Vec<Lane>,
         (reads, consuming): (ReadClient, Connection),
         (fatal, health): (mpsc::Sender<GatewayError>, Health),
-        came: mpsc::Sender<(ClientId, u64)>,
+        came: mpsc::Sender<(ClientId, Entry)>,
     ) -> Shared {
         Shared {
             places: Arc::new(Semaphore::new(limits.connections_max)),
@@ -221,9 +221,9 @@ impl Shared {
     }
 
     /// A client was let in: the other gateways are told.
-    pub(crate) fn tell_of(&self, client: &ClientId, opened_at_us: u64) {
+    pub(crate) fn tell_of(&self, client: &ClientId, entry: Entry) {
         // Full, or nobody sends any more: the keepalive finds what is dead elsewhere.
-        let _ = self.came.try_send((client.clone(), opened_at_us));
+        let _ = self.came.try_send((client.clone(), entry));
     }
 
     pub(crate) fn leave(&self, mailbox: &Mailbox) {

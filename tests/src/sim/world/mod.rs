@@ -101,6 +101,8 @@ struct World {
     workers: Vec<(u64, Worker)>,
     desks: Vec<(u64, Desk)>,
     units: Vec<Unit>,
+    /// Connections that a device has left without its gateway having noticed.
+    left: Vec<(usize, Wire)>,
     truth: Truth,
     sent: BTreeMap<u64, Sent>,
     shown: BTreeMap<(usize, String), u64>,
@@ -136,6 +138,7 @@ impl World {
             workers: Vec::new(),
             desks: Vec::new(),
             units: Vec::new(),
+            left: Vec::new(),
             truth: Truth::default(),
             sent: BTreeMap::new(),
             shown: BTreeMap::new(),
@@ -222,8 +225,9 @@ impl World {
     fn unit(&mut self, i: usize, epoch: u64) -> Unit {
         self.epochs.insert((i, epoch));
         let name = ClientId::new(&format!("unit-{i}")).expect("a good id");
-        let core = Device::new(name.clone(), epoch, self.base + Duration::from_millis(self.now));
-        Unit { name, core, wire: None, is_final: false, connect_at: self.now }
+        self.starts += 1;
+        let core = Device::new(name.clone(), epoch, self.starts, self.base + Duration::from_millis(self.now));
+        Unit { name, core, wire: None, connect_at: self.now }
     }
 
     fn instant(&self) -> Instant {
