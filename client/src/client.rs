@@ -292,7 +292,7 @@ impl Client {
         }
         for pending in passing {
             match pending.await {
-                Ok(_) | Err(ClientError::Refused(_) | ClientError::Dead(_)) => {}
+                Ok(_) | Err(ClientError::Refused(_) | ClientError::Dead(_) | ClientError::OutcomeUnknown) => {}
                 Err(error) => return Err(error),
             }
         }

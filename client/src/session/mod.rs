@@ -12,6 +12,7 @@ pub(crate) mod late;
 pub(crate) mod numbers;
 pub(crate) mod queue;
 pub(crate) mod requests;
+mod verdicts;
 pub(crate) mod watches;
 
 use crate::error::ClientError;

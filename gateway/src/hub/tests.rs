@@ -387,11 +387,11 @@ fn only_accepted_events_count() {
 }
 
 #[test]
-fn refusals_are_told_and_other_epochs_are_not() {
+fn refusals_are_told_and_those_of_a_newer_epoch_are_not() {
     let mut scene = Scene::new(1);
     let client = scene.client(1, AckLevel::Applied);
     let message = scene.batch(1, vec![EventBody::Refused(Code::CONFLICT)]);
-    client.lock().numbers.begin(6, 0);
+    client.lock().numbers.begin(4, 0);
     scene.read(&message);
     assert_eq!(said(&client), []);
     client.lock().numbers.begin(5, 0);
