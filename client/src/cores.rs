@@ -98,11 +98,11 @@ impl Device {
         results
     }
 
-    /// Refusals of what had been resolved as logged, as `(epoch, number)`.
-    pub fn late_refusals(&mut self) -> Vec<(u64, u64)> {
+    /// Refusals of what had been resolved as logged.
+    pub fn late_refusals(&mut self) -> Vec<LateRefusal> {
         let mut late = Vec::new();
         while let Ok(refusal) = self.late.try_recv() {
-            late.push((refusal.epoch, refusal.number));
+            late.push(refusal);
         }
         late
     }

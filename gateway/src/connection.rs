@@ -306,6 +306,9 @@ impl<S: Stream> Connection<S> {
         if let Err(closing) = takeover::enter(&self.shared, &client, &self.mailbox) {
             return self.mailbox.lock().close(closing);
         }
+        for lane in &self.shared.lanes {
+            lane.step(|hub, _| hub.tell_missed(&client, epoch, sent_upto, &self.mailbox));
+        }
         self.session.admit(rights);
         self.client = Some(client);
     }

@@ -196,6 +196,7 @@ impl Gateway {
                 former.post(|inbound| inbound.close(Closing::new(Code::TAKEN_OVER, "another connection took over")));
             }
         }
+        self.hub.tell_missed(&client, epoch, sent_upto, &seat.mailbox);
         seat.session.admit(seat.rights.clone());
         seat.client = Some(client);
     }

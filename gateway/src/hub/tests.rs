@@ -450,3 +450,22 @@ fn watched_documents_keep_to_their_memory() {
     scene.hub.watch(&b, wish, &mut scene.effects);
     assert_eq!(scene.effects.loads.len(), 1);
 }
+
+#[test]
+fn a_refusal_read_while_its_client_was_away_is_told_when_it_comes() {
+    let (mut scene, stale) = (Scene::new(1), Outcome::Refused(Code::STALE_EPOCH));
+    let refusals = vec![EventBody::Refused(Code::CONFLICT), EventBody::Refused(Code::STALE_EPOCH)];
+    let message = scene.batch(1, refusals);
+    scene.read(&message);
+    let (client, back) = (ClientId::new("c").unwrap(), Scene::mailbox(1));
+    scene.hub.tell_missed(&client, 5, 2, &back);
+    let told = |number, outcome| Said::Outcome(number, AckLevel::Applied, Some(outcome));
+    assert_eq!(said(&back), [told(1, Outcome::Refused(Code::CONFLICT)), told(2, stale)]);
+    // It may have been told through a connection that broke.
+    let connected = scene.client(3, AckLevel::Logged);
+    let message = scene.batch(3, vec![EventBody::Refused(Code::NOT_FOUND)]);
+    scene.read(&message);
+    assert_eq!(said(&connected), [told(3, Outcome::Refused(Code::NOT_FOUND))]);
+    scene.hub.tell_missed(&client, 5, 3, &back);
+    assert_eq!(said(&back).last(), Some(&told(3, Outcome::Refused(Code::NOT_FOUND))));
+}

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use fieldstream_client::cores::{Device, Ended};
 use fieldstream_gateway::cores::{Gateway, Setup};
 use fieldstream_processor::lane::{Lane, LaneOptions};
+use fieldstream_shared::code::Code;
 use fieldstream_shared::document::Body;
 use fieldstream_shared::event::message_hash;
 use fieldstream_shared::ids::{ClientId, DocumentId};
@@ -82,7 +83,19 @@ struct Flight {
 struct Sent {
     unit: usize,
     document: String,
-    told: Option<(AckLevel, bool)>,
+    told: Option<Told>,
+}
+
+/// What a device was told of an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// It is in the log, under this epoch and number.
+    Logged(u64, u64),
+    Applied,
+    Refused,
+    /// First that it is in the log, then that it was refused.
+    LateRefused(Code),
+    Unknown,
 }
 
 struct World {
@@ -108,6 +121,8 @@ struct World {
     shown: BTreeMap<(usize, String), u64>,
     starts: u64,
     epochs: BTreeSet<(usize, u64)>,
+    /// Gateways have begun behind EVENTS sequences up to here, and know nothing of what is before.
+    forgotten_upto: u64,
 }
 
 /// Plays one seed. With `verbose`, every stored message and every crash is printed.
@@ -144,6 +159,7 @@ impl World {
             shown: BTreeMap::new(),
             starts: 0,
             epochs: BTreeSet::new(),
+            forgotten_upto: 0,
         };
         for i in 0..3 {
             let worker = world.worker();
@@ -209,6 +225,7 @@ impl World {
         self.starts += 1;
         let checkpoint = self.disk().checkpoint;
         let at = checkpoint.events_sequence;
+        self.forgotten_upto = self.forgotten_upto.max(at);
         let core = Gateway::new(Setup {
             log_id: LOG_ID,
             cursors: checkpoint.cursors,
