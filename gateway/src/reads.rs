@@ -91,6 +91,10 @@ async fn load_documents(shared: &Shared, lane: u16, mut loads: Vec<Load>) {
 
 async fn load_history(shared: &Shared, lane: u16, load: Load) {
     let Some((session, from)) = load.history else { return };
+    // Its watcher may have left, or wished otherwise.
+    if !shared.lanes[usize::from(lane)].step(|hub, _| hub.is_wanted(&load)) {
+        return;
+    }
     let bytes_max = shared.limits.history_bytes_max as u64;
     let query = Query::History { document: load.document.clone(), from, bytes_max };
     let entries = match ask(shared, lane, load.min_sequence, query).await {

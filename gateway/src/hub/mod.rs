@@ -260,7 +260,15 @@ impl LaneHub {
             effects.loads.push(watched_load_of(self.next_key, document, sequence));
             watched
         });
-        let held = Held::Claims { revision, state_hash };
+        let former = watched.watchers.get(&mailbox.id).map(|watcher| watcher.held);
+        let held = match former {
+            // One question for each watcher, however often it wishes: an answer that does not fit what
+            // it holds now leads to a snapshot.
+            Some(Held::AwaitsHistory { .. }) if mode == WatchMode::Changes && revision > 0 => {
+                Held::AwaitsHistory { revision, state_hash }
+            }
+            _ => Held::Claims { revision, state_hash },
+        };
         let watcher = Watcher { mailbox: Arc::clone(mailbox), mode, held };
         if watched.watchers.insert(mailbox.id, watcher).is_some() {
             wakes_forget(watched, mailbox, &mut effects.wakes);
@@ -337,8 +345,10 @@ impl LaneHub {
 
     /// Whether somebody still waits for this load.
     pub(crate) fn is_wanted(&mut self, load: &Load) -> bool {
-        let history = load.history.is_some();
-        self.by_key(load.key).is_some_and(|watched| history || watched.asked_at().is_some())
+        self.by_key(load.key).is_some_and(|watched| match load.history {
+            Some((session, _)) => watched.awaits_history(session),
+            None => watched.asked_at().is_some(),
+        })
     }
 
     /// A session whose queue has drained gets the present state of a document it missed updates of.

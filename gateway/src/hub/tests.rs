@@ -469,3 +469,25 @@ fn a_refusal_read_while_its_client_was_away_is_told_when_it_comes() {
     scene.hub.tell_missed(&client, 5, 3, &back);
     assert_eq!(said(&back).last(), Some(&told(3, Outcome::Refused(Code::NOT_FOUND))));
 }
+
+#[test]
+fn who_wishes_again_and_again_asks_the_storers_once() {
+    let mut scene = Scene::new(1);
+    let _other = scene.follower(1, WatchMode::Changes);
+    (0..30).for_each(|_| scene.step());
+    let mailbox = Scene::mailbox(2);
+    let held = text(1).hash();
+    (0..100).for_each(|_| scene.watch(&mailbox, 1, held, WatchMode::Changes));
+    let load = scene.load();
+    assert!(load.history.is_some() && scene.hub.is_wanted(&load));
+    scene.hub.history(load.key, 2, &[], &mut scene.effects);
+    assert!(matches!(said(&mailbox)[..], [Watching(false), Shot(..)]));
+    assert!(!scene.hub.is_wanted(&load), "answered");
+    // Another way to ask for the same: what was asked before is not wanted any more.
+    for _ in 0..3 {
+        scene.hub.unwatch(&mailbox, &id("d"));
+        scene.watch(&mailbox, 1, held, WatchMode::Changes);
+    }
+    scene.hub.unwatch(&mailbox, &id("d"));
+    assert!(scene.effects.loads.iter().all(|load| !scene.hub.is_wanted(load)));
+}
