@@ -361,7 +361,7 @@ impl Session {
 
     /// Whether somebody waits for an answer.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.numbers.open() > 0 || !self.requests.is_empty()
+        self.numbers.open() > 0 || !self.requests.is_empty() || self.watches.is_waiting()
     }
 
     fn handle_frame(&mut self, now: Instant, frame: FromServer<'_>) -> Result<(), End> {

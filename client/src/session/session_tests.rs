@@ -193,6 +193,22 @@ fn who_waits_for_an_answer_finds_a_dead_connection_sooner() {
 }
 
 #[test]
+fn who_waits_for_a_watch_to_begin_does_so_too() {
+    let mut bench = Bench::up();
+    let document = DocumentId::new("d").unwrap();
+    let _opening = bench.session.watch(&document, WatchMode::Changes).unwrap();
+    bench.session.poll(bench.now).unwrap();
+    bench.now += WAIT_SILENT;
+    assert!(matches!(bench.session.poll(bench.now), Err(End::Broken(_))));
+    let mut bench = Bench::up();
+    let _opening = bench.session.watch(&document, WatchMode::Changes).unwrap();
+    bench.take(FromServer::Refused { request: 0, document: "d", code: Code::FORBIDDEN }).unwrap();
+    bench.session.poll(bench.now).unwrap();
+    bench.now += WAIT_SILENT;
+    assert!(bench.session.poll(bench.now).is_ok(), "it has its answer");
+}
+
+#[test]
 fn each_connection_says_which_one_it_is() {
     let mut bench = Bench::new();
     for number in 1..=2 {
