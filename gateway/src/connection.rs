@@ -4,8 +4,9 @@
 //! the session before the turn ends, and small frames are joined in another one for each write.
 
 use crate::lane::Origin;
+use crate::listing::{self, Listing};
 use crate::mailbox::{Closing, Entry, Mailbox, frame};
-use crate::reads::{self, Listing};
+use crate::reads;
 use crate::session::{Action, Session};
 use crate::shared::{Shared, wall_us};
 use crate::takeover;
@@ -245,7 +246,7 @@ impl<S: Stream> Connection<S> {
             Action::List { request, prefix, after, limit } => {
                 if let Some(rights) = self.session.rights() {
                     let listing = Listing { request, prefix, after, limit };
-                    reads::list(shared, mailbox, rights.clone(), listing);
+                    listing::list(shared, mailbox, rights.clone(), listing);
                 }
             }
             Action::Sync { request } => {

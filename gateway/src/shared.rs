@@ -252,6 +252,11 @@ impl Shared {
         lock(&self.sessions).remove(&mailbox.id);
     }
 
+    /// Whether a session is still there.
+    pub(crate) fn is_here(&self, mailbox: &Mailbox) -> bool {
+        lock(&self.sessions).contains_key(&mailbox.id)
+    }
+
     pub(crate) fn session_count(&self) -> usize {
         lock(&self.sessions).len()
     }
