@@ -91,7 +91,7 @@ impl Client {
             None => (None, asked.unwrap_or(fresh), Restored { epoch: wall_us(), ..Restored::default() }),
         };
         let numbers = Numbers::new(restored, file.is_some());
-        let session = Session::new(id.clone(), options.token, numbers, Instant::now().into_std());
+        let session = Session::new(id.clone(), options.token, rand::random(), numbers, Instant::now().into_std());
         let shared = Arc::new(Shared::new(session));
         let journal = file.map(|file| tokio::spawn(keep_journal(Arc::clone(&shared), file)));
         let driver = Driver {
@@ -292,7 +292,7 @@ impl Client {
         }
         for pending in passing {
             match pending.await {
-                Ok(_) | Err(ClientError::Refused(_) | ClientError::Dead(_)) => {}
+                Ok(_) | Err(ClientError::Refused(_) | ClientError::Dead(_) | ClientError::OutcomeUnknown) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -57,10 +57,10 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device that starts without a state file.
-    pub fn new(client: ClientId, epoch: u64, now: Instant) -> Device {
+    /// A device that starts without a state file; `instance` is drawn at every start.
+    pub fn new(client: ClientId, epoch: u64, instance: u64, now: Instant) -> Device {
         let restored = Restored { epoch, next: 1, ..Restored::default() };
-        let mut session = Session::new(client, None, Numbers::new(restored, false), now);
+        let mut session = Session::new(client, None, instance, Numbers::new(restored, false), now);
         let (_, late) = Late::subscribe(&mut session.late);
         Device { session, waiting: BTreeMap::new(), watches: BTreeMap::new(), late, out: Vec::new() }
     }
@@ -98,11 +98,11 @@ impl Device {
         results
     }
 
-    /// Refusals of what had been resolved as logged, as `(epoch, number)`.
-    pub fn late_refusals(&mut self) -> Vec<(u64, u64)> {
+    /// Refusals of what had been resolved as logged.
+    pub fn late_refusals(&mut self) -> Vec<LateRefusal> {
         let mut late = Vec::new();
         while let Ok(refusal) = self.late.try_recv() {
-            late.push((refusal.epoch, refusal.number));
+            late.push(refusal);
         }
         late
     }

@@ -14,6 +14,11 @@ pub enum ClientError {
     /// The instruction could not be carried out because of itself and is kept as a dead letter.
     #[error("dead letter: {0} ({meaning})", meaning = meaning(*.0))]
     Dead(Code),
+    /// Nobody can tell any more whether the instruction was carried out: it was sent on more than one
+    /// connection, and before its outcome was known another process or machine with the same client
+    /// id took over. It is not sent again, because it might be carried out twice: look at the document.
+    #[error("the outcome is unknown: the same client id was used elsewhere before it was told")]
+    OutcomeUnknown,
     /// The server closed the connection for good, or the first connection at all.
     #[error("the server closed the connection: {code}: {reason}")]
     Closed {

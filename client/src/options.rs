@@ -128,7 +128,9 @@ pub struct Receipt {
 }
 
 /// A refusal that nobody waits for: of an instruction that was resolved as `logged` before, whose
-/// [`Pending`](crate::Pending) was dropped, or that a state file brought from before a restart.
+/// [`Pending`](crate::Pending) was dropped, or that a state file brought from before a restart. With
+/// [`Code::STALE_EPOCH`] the instruction may have been carried out all the same if it was sent on more
+/// than one connection ([`ClientError::OutcomeUnknown`](crate::ClientError::OutcomeUnknown)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LateRefusal {
     /// Epoch of the number.

@@ -4,13 +4,15 @@
 //! the session before the turn ends, and small frames are joined in another one for each write.
 
 use crate::lane::Origin;
-use crate::mailbox::{Closing, Mailbox, frame};
-use crate::reads::{self, Listing};
+use crate::listing::{self, Listing};
+use crate::mailbox::{Closing, Entry, Mailbox, frame};
+use crate::reads;
 use crate::session::{Action, Session};
 use crate::shared::{Shared, wall_us};
+use crate::takeover;
 use bytes::{Buf, Bytes};
 use fieldstream_shared::code::Code;
-use fieldstream_shared::frame::{FromServer, Limits, Welcome};
+use fieldstream_shared::frame::{Attempt, FromServer, Limits, Welcome};
 use fieldstream_shared::ids::ClientId;
 use fieldstream_shared::limits::FRAME_BYTES_MAX;
 use fieldstream_shared::outcome::AckLevel;
@@ -190,7 +192,9 @@ impl<S: Stream> Connection<S> {
 
     fn poll_read(&mut self, context: &mut Context<'_>, now_ms: u64) -> Result<bool, End> {
         while self.may_read(now_ms) {
-            if self.session.has_input() && self.shared.hold_back(&self.mailbox) {
+            // HELLO brings nothing for the log: who waited with it would be let in when the client has
+            // long been somewhere else.
+            if self.client.is_some() && self.session.has_input() && self.shared.hold_back(&self.mailbox) {
                 continue;
             }
             match self.session.poll(now_ms, wall_us()) {
@@ -242,15 +246,15 @@ impl<S: Stream> Connection<S> {
             Action::List { request, prefix, after, limit } => {
                 if let Some(rights) = self.session.rights() {
                     let listing = Listing { request, prefix, after, limit };
-                    reads::list(shared, mailbox, rights.clone(), listing);
+                    listing::list(shared, mailbox, rights.clone(), listing);
                 }
             }
             Action::Sync { request } => {
                 mailbox.lock().requests_open += 1;
                 shared.add_sync(mailbox, request);
             }
-            Action::Authenticate { client, token, epoch, sent_upto } => {
-                self.authenticate(client, token.as_deref(), (epoch, sent_upto));
+            Action::Authenticate { client, token, epoch, sent_upto, attempt } => {
+                self.authenticate(client, token.as_deref(), (epoch, sent_upto), attempt);
             }
             Action::Close { code, reason } => {
                 let client = self.client.as_deref().unwrap_or_default();
@@ -265,7 +269,13 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    fn authenticate(&mut self, client: ClientId, token: Option<&str>, (epoch, sent_upto): (u64, u64)) {
+    fn authenticate(
+        &mut self,
+        client: ClientId,
+        token: Option<&str>,
+        (epoch, sent_upto): (u64, u64),
+        attempt: Attempt,
+    ) {
         self.arriving = None;
         if let Some(closing) = self.shared.turned_away() {
             return self.mailbox.lock().close(closing);
@@ -277,7 +287,6 @@ impl<S: Stream> Connection<S> {
                 return self.mailbox.lock().close(Closing::new(Code::UNAUTHORIZED, error.to_string()));
             }
         };
-        self.session.admit(rights);
         let rules = self.shared.rules();
         let welcome = Welcome {
             session: self.mailbox.id,
@@ -294,16 +303,14 @@ impl<S: Stream> Connection<S> {
         inbound.numbers.begin(epoch, sent_upto);
         inbound.outbox.keep(frame(&FromServer::Welcome(welcome)));
         drop(inbound);
-        let opened_at_us = wall_us();
-        self.mailbox.opened(opened_at_us);
-        let mut clients = self.shared.clients.write().unwrap_or_else(PoisonError::into_inner);
-        let former = clients.insert(client.clone(), Arc::clone(&self.mailbox));
-        drop(clients);
-        if let Some(former) = former {
-            let reason = "another connection with the same client id took over";
-            former.post(|inbound| inbound.close(Closing::new(Code::TAKEN_OVER, reason)));
+        self.mailbox.entered(Entry { at_us: wall_us(), attempt });
+        if let Err(closing) = takeover::enter(&self.shared, &client, &self.mailbox) {
+            return self.mailbox.lock().close(closing);
         }
-        self.shared.tell_of(&client, opened_at_us);
+        for lane in &self.shared.lanes {
+            lane.step(|hub, _| hub.tell_missed(&client, epoch, sent_upto, &self.mailbox));
+        }
+        self.session.admit(rights);
         self.client = Some(client);
     }
 

@@ -4,13 +4,14 @@
 
 use crate::hub::{Beginning, Clients, Effects, LaneHub, Limits, Load};
 use crate::lane::{AfterFailure, LaneQueue, Origin, QueueLimits};
-use crate::mailbox::{Closing, Mailbox, Wakes, frame};
+use crate::mailbox::{Closing, Entry, Mailbox, Wakes, frame};
 use crate::session::{Action, Rules, Session};
+use crate::takeover::take_place;
 use crate::tokens::Rights;
 use bytes::Bytes;
 use fieldstream_shared::code::Code;
 use fieldstream_shared::cursor::Cursors;
-use fieldstream_shared::frame::{FromServer, Limits as WireLimits, Welcome};
+use fieldstream_shared::frame::{Attempt, FromServer, Limits as WireLimits, Welcome};
 use fieldstream_shared::ids::ClientId;
 use fieldstream_shared::limits::{FRAME_BYTES_MAX, NUMBER_WINDOW, WATCHES_MAX};
 use fieldstream_shared::msgpack::DecodeError;
@@ -122,7 +123,10 @@ impl Gateway {
     pub fn turn(&mut self, session: u64, now_ms: u64, wall_us: u64) {
         let Some(mut seat) = self.seats.remove(&session) else { return };
         while may_read(&seat.mailbox) {
-            if seat.session.has_input() && self.queue.hold_back(&seat.mailbox, &mut Wakes::default()) {
+            if seat.client.is_some()
+                && seat.session.has_input()
+                && self.queue.hold_back(&seat.mailbox, &mut Wakes::default())
+            {
                 continue;
             }
             match seat.session.poll(now_ms, wall_us) {
@@ -153,8 +157,8 @@ impl Gateway {
                 self.loads.extend(effects.loads);
             }
             Action::Unwatch(document) => self.hub.unwatch(mailbox, &document),
-            Action::Authenticate { client, epoch, sent_upto, .. } => {
-                self.admit(seat, client, epoch, sent_upto, wall_us)
+            Action::Authenticate { client, epoch, sent_upto, attempt, .. } => {
+                self.admit(seat, client, (epoch, sent_upto), attempt, wall_us);
             }
             Action::Close { code, reason } => mailbox.lock().close(Closing::new(code, reason)),
             // Reads are answered by tasks of the shell, which are not here.
@@ -162,11 +166,17 @@ impl Gateway {
         }
     }
 
-    fn admit(&mut self, seat: &mut Seat, client: ClientId, epoch: u64, sent_upto: u64, wall_us: u64) {
+    fn admit(
+        &mut self,
+        seat: &mut Seat,
+        client: ClientId,
+        (epoch, sent_upto): (u64, u64),
+        attempt: Attempt,
+        wall_us: u64,
+    ) {
         if let Some(closing) = self.queue.outage() {
             return seat.mailbox.lock().close(closing);
         }
-        seat.session.admit(seat.rights.clone());
         let limits = WireLimits {
             window: RULES.window,
             frame_bytes: FRAME_BYTES_MAX as u64,
@@ -178,9 +188,16 @@ impl Gateway {
         inbound.numbers.begin(epoch, sent_upto);
         inbound.outbox.keep(frame(&FromServer::Welcome(welcome)));
         drop(inbound);
-        if let Some(former) = self.clients.insert(client.clone(), Arc::clone(&seat.mailbox)) {
-            former.post(|inbound| inbound.close(Closing::new(Code::TAKEN_OVER, "another connection took over")));
+        seat.mailbox.entered(Entry { at_us: wall_us, attempt });
+        match take_place(&mut self.clients, &client, &seat.mailbox) {
+            Err(closing) => return seat.mailbox.lock().close(closing),
+            Ok(None) => {}
+            Ok(Some(former)) => {
+                former.post(|inbound| inbound.close(Closing::new(Code::TAKEN_OVER, "another connection took over")));
+            }
         }
+        self.hub.tell_missed(&client, epoch, sent_upto, &seat.mailbox);
+        seat.session.admit(seat.rights.clone());
         seat.client = Some(client);
     }
 

@@ -5,11 +5,10 @@ use crate::numbers::Numbers;
 use crate::outbox::Outbox;
 use bytes::Bytes;
 use fieldstream_shared::code::Code;
-use fieldstream_shared::frame::FromServer;
+use fieldstream_shared::frame::{Attempt, FromServer};
 use fieldstream_shared::outcome::{AckLevel, Outcome};
 use futures::task::AtomicWaker;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Numbers the sessions of this start of the gateway.
 pub(crate) type SessionId = u64;
@@ -91,14 +90,21 @@ impl Inbound {
     }
 }
 
+/// How a client was let in.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Entry {
+    /// Microseconds since the Unix epoch.
+    pub(crate) at_us: u64,
+    pub(crate) attempt: Attempt,
+}
+
 /// One session, seen from outside its connection.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) id: SessionId,
     inbound: Mutex<Inbound>,
     pub(crate) waker: AtomicWaker,
-    /// When its client was let in, microseconds since the Unix epoch; 0 before.
-    opened_at_us: AtomicU64,
+    entry: OnceLock<Entry>,
 }
 
 impl Mailbox {
@@ -113,22 +119,17 @@ impl Mailbox {
             news: false,
             awake: false,
         };
-        Arc::new(Mailbox {
-            id,
-            inbound: Mutex::new(inbound),
-            waker: AtomicWaker::new(),
-            opened_at_us: AtomicU64::new(0),
-        })
+        Arc::new(Mailbox { id, inbound: Mutex::new(inbound), waker: AtomicWaker::new(), entry: OnceLock::new() })
     }
 
-    /// The client was let in.
-    pub(crate) fn opened(&self, now_us: u64) {
-        self.opened_at_us.store(now_us, Ordering::Relaxed);
+    /// The client was let in; that happens once.
+    pub(crate) fn entered(&self, entry: Entry) {
+        let _ = self.entry.set(entry);
     }
 
-    /// When the client was let in, microseconds since the Unix epoch; 0 before.
-    pub(crate) fn opened_at_us(&self) -> u64 {
-        self.opened_at_us.load(Ordering::Relaxed)
+    /// How the client was let in, if it was.
+    pub(crate) fn entry(&self) -> Entry {
+        self.entry.get().copied().unwrap_or_default()
     }
 
     /// For the connection itself, which needs no waking. The lock is held for moments only and

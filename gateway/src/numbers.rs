@@ -5,6 +5,11 @@ use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::event::EventBody;
 use fieldstream_shared::limits::NUMBER_WINDOW;
 use fieldstream_shared::outcome::{AckLevel, Outcome};
+use std::collections::BTreeSet;
+
+/// Numbers told as logged whose first event is awaited; while a processor stands still there may
+/// be any number of them.
+const AWAITED_MAX: usize = 8 * NUMBER_WINDOW as usize;
 
 #[derive(Debug, Clone, Copy)]
 struct Unresolved {
@@ -25,6 +30,10 @@ pub(crate) struct Numbers {
     /// The highest number the client may have been told is logged, by this session or one before: a
     /// refusal of a number up to here is still delivered, although the number is resolved.
     logged_upto: u64,
+    /// Told as logged by this session, without an event so far.
+    awaited: BTreeSet<u64>,
+    /// Numbers up to here may have been told as logged and be awaited without being in `awaited`.
+    unsure_upto: u64,
 }
 
 /// What to do about an event of a number.
@@ -41,7 +50,7 @@ pub(crate) enum Decision {
 impl Numbers {
     /// The client has come, with the highest number it sent before.
     pub(crate) fn begin(&mut self, epoch: u64, sent_upto: u64) {
-        (self.epoch, self.logged_upto) = (epoch, sent_upto);
+        (self.epoch, self.logged_upto, self.unsure_upto) = (epoch, sent_upto, sent_upto);
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -72,26 +81,32 @@ impl Numbers {
         }
         self.unresolved.retain(|u| u.number != number);
         self.logged_upto = self.logged_upto.max(number);
+        self.awaited.insert(number);
+        if self.awaited.len() > AWAITED_MAX
+            && let Some(lowest) = self.awaited.pop_first()
+        {
+            self.unsure_upto = self.unsure_upto.max(lowest);
+        }
         true
     }
 
     /// An accepted event says what became of a number.
     pub(crate) fn decided(&mut self, epoch: u64, number: u64, body: &EventBody) -> Decision {
-        if epoch != self.epoch {
-            return Decision::Ignore;
-        }
         let outcome = body.outcome();
+        if epoch != self.epoch {
+            return if epoch < self.epoch && may_be_late(outcome) {
+                // Of an epoch that the client left since; it knows what it was told there.
+                Decision::Tell(AckLevel::Applied, outcome)
+            } else {
+                Decision::Ignore
+            };
+        }
+        let is_first = self.awaited.remove(&number);
         let Some(at) = self.unresolved.iter().position(|u| u.number == number) else {
-            return match outcome {
-                // A refusal because of the number itself only says that a copy of it came later.
-                Outcome::Refused(Code::SKIPPED | Code::STALE_EPOCH | Code::NUMBER_REUSED) => Decision::Ignore,
-                // A number told as logged is resolved for the client, but it must learn of this, be
-                // it from a repetition: the session that was told first may be gone. Clients pass
-                // over what they know.
-                Outcome::Refused(_) | Outcome::Dead(_) if number <= self.logged_upto => {
-                    Decision::Tell(AckLevel::Applied, outcome)
-                }
-                Outcome::Refused(_) | Outcome::Dead(_) | Outcome::Applied { .. } => Decision::Ignore,
+            return if self.is_news(number, outcome, is_first) {
+                Decision::Tell(AckLevel::Applied, outcome)
+            } else {
+                Decision::Ignore
             };
         };
         if defect::active(Defect::StoredTooEarly) && self.unresolved[at].ack == AckLevel::Stored {
@@ -112,6 +127,21 @@ impl Numbers {
         Decision::Tell(AckLevel::Applied, outcome)
     }
 
+    /// Whether the client must learn of the outcome of a number that it need not wait for: one told
+    /// as logged is resolved for it, be it by a session before, which may be gone. Clients pass
+    /// over what they know.
+    fn is_news(&self, number: u64, outcome: Outcome, is_first: bool) -> bool {
+        match outcome {
+            Outcome::Applied { .. } => false,
+            // The first event of a number is its verdict, whatever the reason.
+            Outcome::Refused(_) | Outcome::Dead(_) if is_first => true,
+            // Else a reason that is the number itself says only that a copy of it came later. A stale
+            // epoch may be all that ever becomes of it, too, unless another event was seen here.
+            Outcome::Refused(Code::STALE_EPOCH) => number <= self.unsure_upto,
+            outcome => may_be_late(outcome) && number <= self.logged_upto,
+        }
+    }
+
     /// The event of a number is stored: the outcome to tell now.
     pub(crate) fn stored(&mut self, epoch: u64, number: u64) -> Option<Outcome> {
         if epoch != self.epoch {
@@ -119,6 +149,15 @@ impl Numbers {
         }
         let at = self.unresolved.iter().position(|u| u.number == number && u.decided.is_some())?;
         self.unresolved.swap_remove(at).decided
+    }
+}
+
+/// Whether a client that was told `logged` may have to be told this yet, although nothing is known
+/// here of the number. A stale epoch is told: it may be the verdict, and at any rate it is true.
+pub(crate) fn may_be_late(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Applied { .. } | Outcome::Refused(Code::SKIPPED | Code::NUMBER_REUSED) => false,
+        Outcome::Refused(_) | Outcome::Dead(_) => true,
     }
 }
 
@@ -166,6 +205,45 @@ mod tests {
         assert_eq!(n.decided(9, 2, &EventBody::Repeated(conflict)), told, "its first event came before");
         assert_eq!(n.decided(9, 2, &repeated()), Decision::Ignore);
         assert_eq!(n.decided(9, 3, &refused(Code::CONFLICT)), Decision::Ignore, "never sent");
+    }
+
+    #[test]
+    fn whatever_becomes_of_a_number_told_as_logged_its_first_event_is_told() {
+        for code in [Code::STALE_EPOCH, Code::SKIPPED, Code::NUMBER_REUSED] {
+            let told = Decision::Tell(AckLevel::Applied, Outcome::Refused(code));
+            let mut n = numbers();
+            for number in 1..=2 {
+                n.sent(number, number, AckLevel::Logged);
+                assert!(n.logged(9, number));
+            }
+            assert_eq!(n.decided(9, 1, &refused(code)), told);
+            assert_eq!(n.decided(9, 1, &refused(code)), Decision::Ignore, "a copy");
+            assert_eq!(n.decided(9, 2, &repeated()), Decision::Ignore);
+            assert_eq!(n.decided(9, 2, &refused(code)), Decision::Ignore, "a copy of one that was applied");
+        }
+    }
+
+    #[test]
+    fn a_stale_epoch_is_told_also_of_numbers_and_epochs_of_sessions_before() {
+        let (mut n, stale) = (Numbers::default(), Outcome::Refused(Code::STALE_EPOCH));
+        n.begin(9, 2);
+        let told = Decision::Tell(AckLevel::Applied, stale);
+        assert_eq!(n.decided(9, 2, &refused(Code::STALE_EPOCH)), told);
+        assert_eq!(n.decided(9, 3, &refused(Code::STALE_EPOCH)), Decision::Ignore, "never sent");
+        assert_eq!(n.decided(8, 7, &refused(Code::STALE_EPOCH)), told, "the epoch it left");
+        assert_eq!(n.decided(8, 7, &refused(Code::SKIPPED)), Decision::Ignore);
+        assert_eq!(n.decided(10, 1, &refused(Code::CONFLICT)), Decision::Ignore, "somebody else's");
+    }
+
+    #[test]
+    fn what_is_awaited_is_bounded_and_what_falls_out_may_still_be_stale() {
+        let mut n = numbers();
+        for number in 1..=2 * AWAITED_MAX as u64 {
+            n.sent(number, number, AckLevel::Logged);
+            assert!(n.logged(9, number));
+        }
+        assert_eq!(n.awaited.len(), AWAITED_MAX);
+        assert!(matches!(n.decided(9, 1, &refused(Code::STALE_EPOCH)), Decision::Tell(..)));
     }
 
     #[test]

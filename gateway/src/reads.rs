@@ -1,20 +1,18 @@
-//! The tasks that put questions to the storers: loads of watched documents, GET, LIST and SYNC.
+//! The tasks that put questions to the storers: loads of watched documents, GET and SYNC.
 
 use crate::hub::Load;
 use crate::mailbox::{Mailbox, frame};
 use crate::shared::{Lane, Shared};
-use crate::tokens::Rights;
 use bytes::Bytes;
 use fieldstream_nats::{Log, ReadError, last_sequence};
 use fieldstream_shared::code::Code;
 use fieldstream_shared::frame::{FromServer, encode_document};
 use fieldstream_shared::ids::DocumentId;
-use fieldstream_shared::limits::{FRAME_BYTES_MAX, LIST_PAGE_MAX};
-use fieldstream_shared::read::{Answer, AnswerBody, Listed, Query, Request};
+use fieldstream_shared::read::{Answer, AnswerBody, Query, Request};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Documents in one question; keeps one answer to some MiB even if each is large.
 const LOADS_PER_REQUEST: usize = 64;
@@ -93,6 +91,10 @@ async fn load_documents(shared: &Shared, lane: u16, mut loads: Vec<Load>) {
 
 async fn load_history(shared: &Shared, lane: u16, load: Load) {
     let Some((session, from)) = load.history else { return };
+    // Its watcher may have left, or wished otherwise.
+    if !shared.lanes[usize::from(lane)].step(|hub, _| hub.is_wanted(&load)) {
+        return;
+    }
     let bytes_max = shared.limits.history_bytes_max as u64;
     let query = Query::History { document: load.document.clone(), from, bytes_max };
     let entries = match ask(shared, lane, load.min_sequence, query).await {
@@ -103,7 +105,7 @@ async fn load_history(shared: &Shared, lane: u16, load: Load) {
     shared.lanes[usize::from(lane)].step(|hub, effects| hub.history(load.key, session, &entries, effects));
 }
 
-async fn ask(shared: &Shared, lane: u16, min_sequence: u64, query: Query) -> Result<Answer, ReadError> {
+pub(crate) async fn ask(shared: &Shared, lane: u16, min_sequence: u64, query: Query) -> Result<Answer, ReadError> {
     let request = Request { lane, min_sequence, query };
     let until = Instant::now() + shared.limits.read_timeout;
     loop {
@@ -145,60 +147,9 @@ pub(crate) fn get(shared: &Arc<Shared>, mailbox: &Arc<Mailbox>, request: u64, do
     });
 }
 
-/// A LIST as the client asked it.
-#[derive(Debug)]
-pub(crate) struct Listing {
-    pub(crate) request: u64,
-    pub(crate) prefix: String,
-    pub(crate) after: String,
-    pub(crate) limit: usize,
-}
-
-/// Answers LIST with what the client may read.
-pub(crate) fn list(shared: &Arc<Shared>, mailbox: &Arc<Mailbox>, rights: Rights, listing: Listing) {
-    answer_later(shared, mailbox, move |shared| async move {
-        let request = listing.request;
-        match list_readable(&shared, &rights, listing).await {
-            Some(documents) => frame(&FromServer::Listed { request, documents }),
-            None => frame(&FromServer::Refused { request, document: "", code: Code::UNAVAILABLE }),
-        }
-    });
-}
-
-async fn list_readable(shared: &Shared, rights: &Rights, listing: Listing) -> Option<Vec<Listed>> {
-    // A page must fit a frame, and the storers answer for pages of at most this.
-    const LINE_BYTES_MAX: usize = fieldstream_shared::limits::DOCUMENT_ID_BYTES_MAX + 48;
-    const _: () = assert!(LIST_PAGE_MAX * LINE_BYTES_MAX < FRAME_BYTES_MAX);
-    let limit = listing.limit.min(LIST_PAGE_MAX);
-    let deadline = Instant::now() + shared.limits.read_timeout;
-    let mut documents: Vec<Listed> = Vec::new();
-    for prefix in rights.readable_below(&listing.prefix) {
-        let mut after = listing.after.clone();
-        while documents.len() < limit {
-            if Instant::now() > deadline {
-                return None;
-            }
-            let query = Query::List { prefix: prefix.clone(), after: after.clone(), limit: limit as u64 };
-            let min_sequence = shared.lanes.first()?.step(|hub, _| hub.sequence());
-            let Ok(Answer { body: AnswerBody::List(page), .. }) = ask(shared, 0, min_sequence, query).await else {
-                return None;
-            };
-            let is_last = page.len() < limit;
-            let Some(last) = page.last() else { break };
-            after = last.document.as_str().to_owned();
-            documents.extend(page.into_iter().filter(|listed| rights.may_read(&listed.document)));
-            if is_last {
-                break;
-            }
-        }
-    }
-    documents.truncate(limit);
-    Some(documents)
-}
-
 /// Answers a request of a session from a task of its own. The session reads no further frames
 /// while too many of these are open.
-fn answer_later<F>(shared: &Arc<Shared>, mailbox: &Arc<Mailbox>, answer: impl FnOnce(Arc<Shared>) -> F)
+pub(crate) fn answer_later<F>(shared: &Arc<Shared>, mailbox: &Arc<Mailbox>, answer: impl FnOnce(Arc<Shared>) -> F)
 where
     F: Future<Output = Bytes> + Send + 'static,
 {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use fieldstream_shared::code::Code;
 use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::frame::{
-    Deframer, FrameError, FromClient, FromServer, Hello, Instruct, PROTOCOL_VERSION, Watch, WatchMode,
+    Attempt, Deframer, FrameError, FromClient, FromServer, Hello, Instruct, PROTOCOL_VERSION, Watch, WatchMode,
 };
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, REASON_BYTES_MAX};
@@ -49,7 +49,7 @@ pub(crate) struct WatchWish {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Decide whether this client may connect: then [`Session::admit`], or close.
-    Authenticate { client: ClientId, token: Option<String>, epoch: u64, sent_upto: u64 },
+    Authenticate { client: ClientId, token: Option<String>, epoch: u64, sent_upto: u64, attempt: Attempt },
     /// Append a record to the lane of its partition.
     Log { partition: Partition, record: Vec<u8>, number: u64, settled: u64, ack: AckLevel },
     /// Send frames.
@@ -277,8 +277,8 @@ impl Session {
         let own = |w: &Watch<'_>| (w.document.to_owned(), w.revision, w.state_hash, w.mode);
         self.hello_watches = hello.watches.iter().map(own).collect();
         self.phase = Phase::Deciding;
-        let (epoch, sent_upto) = (hello.epoch, hello.sent_upto);
-        Action::Authenticate { client, token: hello.token.map(str::to_owned), epoch, sent_upto }
+        let Hello { epoch, sent_upto, attempt, .. } = *hello;
+        Action::Authenticate { client, token: hello.token.map(str::to_owned), epoch, sent_upto, attempt }
     }
 
     fn instruct(&mut self, instruct: &Instruct<'_>, wall_us: u64) -> Action {

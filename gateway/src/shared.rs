@@ -3,14 +3,14 @@
 use crate::error::GatewayError;
 use crate::hub::{Clients, Effects, LaneHub, Load, SyncWait};
 use crate::lane::{LaneQueue, Origin};
-use crate::mailbox::{Closing, Mailbox, SessionId, Wakes};
+use crate::mailbox::{Closing, Entry, Mailbox, SessionId, Wakes};
 use crate::options::GatewayLimits;
 use crate::session::Rules;
 use crate::tokens::TokenPolicy;
 use fieldstream_nats::{Connection, Health, ReadClient, Topology};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::partition::Partition;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +18,17 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// So many questions to the storers wait before it is looked which of them are still wanted.
+const LOADS_LOOKED_THROUGH_AT: usize = 1_024;
+
+/// Questions to the storers.
+#[derive(Debug, Default)]
+struct Loads {
+    waiting: VecDeque<Load>,
+    /// How many there may be before they are looked through again: twice what was wanted then.
+    looked_through_at: usize,
+}
 
 /// One lane of the log.
 #[derive(Debug)]
@@ -27,7 +38,7 @@ pub(crate) struct Lane {
     queue_is_full: Arc<AtomicBool>,
     /// The queue has something for its writer.
     pub(crate) work: Notify,
-    loads: Mutex<VecDeque<Load>>,
+    loads: Mutex<Loads>,
     /// There are questions for the storers.
     pub(crate) loads_wanted: Notify,
 }
@@ -45,7 +56,7 @@ impl Lane {
             queue_is_full: queue.full_flag(),
             queue: Mutex::new(queue),
             work: Notify::new(),
-            loads: Mutex::new(VecDeque::new()),
+            loads: Mutex::default(),
             loads_wanted: Notify::new(),
         }
     }
@@ -67,16 +78,27 @@ impl Lane {
     }
 
     /// Puts questions to the storers. At most one per watched document and one per watcher is
-    /// ever open, so the queue is bounded by the watches.
+    /// wanted at a time, so the queue is bounded by the watches once the others are thrown out.
     pub(crate) fn ask(&self, loads: impl IntoIterator<Item = Load>) {
-        lock(&self.loads).extend(loads);
+        let mut queue = lock(&self.loads);
+        queue.waiting.extend(loads);
+        if queue.waiting.len() > queue.looked_through_at.max(LOADS_LOOKED_THROUGH_AT) {
+            let mut asked = HashSet::new();
+            // The hub's lock goes inside the queue's here, and never the other way round.
+            let mut hub = lock(&self.hub);
+            queue.waiting.retain(|load| {
+                hub.is_wanted(load) && asked.insert((load.key, load.history.map(|(session, _)| session)))
+            });
+            queue.looked_through_at = 2 * queue.waiting.len();
+        }
+        drop(queue);
         self.loads_wanted.notify_one();
     }
 
     pub(crate) fn take_loads(&self, max: usize) -> Vec<Load> {
-        let mut loads = lock(&self.loads);
-        let n = loads.len().min(max);
-        loads.drain(..n).collect()
+        let waiting = &mut lock(&self.loads).waiting;
+        let n = waiting.len().min(max);
+        waiting.drain(..n).collect()
     }
 
     /// Appends a record to the queue.
@@ -94,7 +116,7 @@ pub(crate) struct Shared {
     /// Drawn at the start: tells this gateway from others.
     pub(crate) gateway: u64,
     /// Who was let in, to be told to the other gateways.
-    came: mpsc::Sender<(ClientId, u64)>,
+    came: mpsc::Sender<(ClientId, Entry)>,
     pub(crate) topology: Topology,
     pub(crate) tokens: TokenPolicy,
     pub(crate) lanes: Vec<Lane>,
@@ -137,7 +159,7 @@ impl Shared {
         lanes: Vec<Lane>,
         (reads, consuming): (ReadClient, Connection),
         (fatal, health): (mpsc::Sender<GatewayError>, Health),
-        came: mpsc::Sender<(ClientId, u64)>,
+        came: mpsc::Sender<(ClientId, Entry)>,
     ) -> Shared {
         Shared {
             places: Arc::new(Semaphore::new(limits.connections_max)),
@@ -221,13 +243,18 @@ impl Shared {
     }
 
     /// A client was let in: the other gateways are told.
-    pub(crate) fn tell_of(&self, client: &ClientId, opened_at_us: u64) {
+    pub(crate) fn tell_of(&self, client: &ClientId, entry: Entry) {
         // Full, or nobody sends any more: the keepalive finds what is dead elsewhere.
-        let _ = self.came.try_send((client.clone(), opened_at_us));
+        let _ = self.came.try_send((client.clone(), entry));
     }
 
     pub(crate) fn leave(&self, mailbox: &Mailbox) {
         lock(&self.sessions).remove(&mailbox.id);
+    }
+
+    /// Whether a session is still there.
+    pub(crate) fn is_here(&self, mailbox: &Mailbox) -> bool {
+        lock(&self.sessions).contains_key(&mailbox.id)
     }
 
     pub(crate) fn session_count(&self) -> usize {
@@ -287,4 +314,32 @@ impl Shared {
 /// Microseconds since the Unix epoch.
 pub(crate) fn wall_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Beginning, Limits};
+    use crate::lane::QueueLimits;
+    use fieldstream_shared::cursor::Cursors;
+
+    #[test]
+    fn questions_that_nobody_wants_any_more_do_not_pile_up() {
+        let hub = LaneHub::new(Beginning {
+            lane: 0,
+            lanes: 1,
+            log_id: 1,
+            stored_copies: 1,
+            limits: Limits { held_bytes_max: 1, recent_bytes_max: 1, documents_bytes_max: 1 },
+            cursors: Cursors::default(),
+            sequence: 0,
+        });
+        let queue = QueueLimits { bytes_max: 1, outage_after_ms: 1, batch_age_max_ms: 1, retry_after_ms: 1 };
+        let lane = Lane::new(hub, LaneQueue::new(queue));
+        let document = DocumentId::new("d").unwrap();
+        for from in 1..=5 * LOADS_LOOKED_THROUGH_AT as u64 {
+            lane.ask([Load { key: 1, document: document.clone(), min_sequence: 0, history: Some((1, from)) }]);
+        }
+        assert!(lock(&lane.loads).waiting.len() <= LOADS_LOOKED_THROUGH_AT);
+    }
 }

@@ -60,7 +60,7 @@ struct Grants {
 }
 
 impl Rights {
-    fn everything() -> Rights {
+    pub(crate) fn everything() -> Rights {
         let all = || vec![Pattern::new("")];
         Rights(Arc::new(Grants { read: all(), write: all(), admin: true }))
     }
@@ -71,6 +71,11 @@ impl Rights {
         let all = Rights::everything();
         let only_reads = || Rights(Arc::new(Grants { read: vec![Pattern::new("")], ..Grants::default() }));
         if may_write { all } else { only_reads() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reads(patterns: &[&str]) -> Rights {
+        Rights(Arc::new(Grants { read: patterns.iter().map(|p| Pattern::new(p)).collect(), ..Grants::default() }))
     }
 
     /// Whether the document may be read: watched, got, listed.

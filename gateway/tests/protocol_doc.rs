@@ -7,7 +7,7 @@ use fieldstream_shared::change::{Change, Edit, Primitive, Version, read_change, 
 use fieldstream_shared::code::Code;
 use fieldstream_shared::document::Kind;
 use fieldstream_shared::frame::{
-    FromClient, FromServer, Hello, Instruct, Limits, Snapshot, Update, Watch, WatchMode, Welcome,
+    Attempt, FromClient, FromServer, Hello, Instruct, Limits, Snapshot, Update, Watch, WatchMode, Welcome,
 };
 use fieldstream_shared::ids::DocumentId;
 use fieldstream_shared::instruction::{Content, Operation};
@@ -64,6 +64,7 @@ fn from_client() -> Vec<(&'static str, FromClient<'static>)> {
         epoch: 1_800_000_000_000_000,
         sent_upto: 3,
         watches: vec![watch],
+        attempt: Attempt { instance: 7, number: 2 },
     };
     vec![
         ("HELLO", FromClient::Hello(hello)),

@@ -18,6 +18,12 @@ pub struct SessionNote {
     pub client: String,
     /// When it was let in, by the gateway's clock, microseconds since the Unix epoch.
     pub opened_at_us: u64,
+    /// Which program it is, and which of its connections; 0 if it did not say.
+    #[serde(default)]
+    pub instance: u64,
+    /// Counts the connections of the instance.
+    #[serde(default)]
+    pub attempt: u64,
 }
 
 /// Tells the other gateways. A note that is lost does no harm: the keepalive finds what is dead.

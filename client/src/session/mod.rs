@@ -12,12 +12,15 @@ pub(crate) mod late;
 pub(crate) mod numbers;
 pub(crate) mod queue;
 pub(crate) mod requests;
+mod verdicts;
 pub(crate) mod watches;
 
 use crate::error::ClientError;
 use crate::options::Status;
 use fieldstream_shared::code::Code;
-use fieldstream_shared::frame::{Deframer, FrameError, FromClient, FromServer, Hello, PROTOCOL_VERSION, WatchMode};
+use fieldstream_shared::frame::{
+    Attempt, Deframer, FrameError, FromClient, FromServer, Hello, PROTOCOL_VERSION, WatchMode,
+};
 use fieldstream_shared::frame::{Limits, Welcome};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::limits::{FRAME_BYTES_MAX, HELLO_WATCHES_MAX};
@@ -79,6 +82,8 @@ enum Retry {
 pub(crate) struct Session {
     client: ClientId,
     token: Option<String>,
+    /// Which program this is, and how many connections it has made.
+    attempt: Attempt,
     pub(crate) numbers: Numbers,
     watches: Watches,
     requests: Requests,
@@ -103,10 +108,18 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(client: ClientId, token: Option<String>, numbers: Numbers, now: Instant) -> Session {
+    /// `instance` tells this program from others with the same client id.
+    pub(crate) fn new(
+        client: ClientId,
+        token: Option<String>,
+        instance: u64,
+        numbers: Numbers,
+        now: Instant,
+    ) -> Session {
         Session {
             client,
             token,
+            attempt: Attempt { instance, number: 0 },
             numbers,
             watches: Watches::default(),
             requests: Requests::default(),
@@ -152,6 +165,7 @@ impl Session {
         self.link = Link::Greeting { welcome_by };
         (self.last_sent, self.last_received, self.last_ping) = (now, now, now);
         (self.reads_nothing, self.awaiting) = (false, None);
+        self.attempt.number += 1;
         self.outbox.clear();
         self.deframer = Deframer::default();
         self.retries.clear();
@@ -164,6 +178,7 @@ impl Session {
             epoch: self.numbers.epoch(),
             sent_upto: self.numbers.sent_upto(),
             watches,
+            attempt: self.attempt,
         })
         .encode(&mut self.outbox);
         for watch in more {
@@ -346,7 +361,7 @@ impl Session {
 
     /// Whether somebody waits for an answer.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.numbers.open() > 0 || !self.requests.is_empty()
+        self.numbers.open() > 0 || !self.requests.is_empty() || self.watches.is_waiting()
     }
 
     fn handle_frame(&mut self, now: Instant, frame: FromServer<'_>) -> Result<(), End> {

@@ -5,12 +5,18 @@
 //! under the old one is resolved: a frame carries no epoch of its own, so an old number could not
 //! be asked about any more.
 //!
+//! A number that was sent on this connection only and is refused for its stale epoch was not carried
+//! out: its instruction is numbered anew. Of one that was sent on connections before, that is true of
+//! the last copy only; what became of the first nobody can tell any more, because the client's newer
+//! epoch, of another process or machine, replaced what was remembered of it.
+//!
 //! A stale epoch is replaced by the present, as this machine or the server has it, whichever is
 //! later. That does not help if the client once ran with a clock in the future: when the epoch after
 //! that is stale, too, the next ones go up by 1 s, 2 s, 4 s and so on, until what was refused gets
 //! another answer. However far away the future was, 46 of them reach it.
 
 use super::journal::Journal;
+use super::verdicts::Verdicts;
 use crate::error::ClientError;
 use crate::options::{LateRefusal, Receipt};
 use fieldstream_shared::code::Code;
@@ -20,7 +26,7 @@ use fieldstream_shared::instruction::Content;
 use fieldstream_shared::limits::NUMBER_WINDOW;
 use fieldstream_shared::outcome::{AckLevel, Outcome};
 use fieldstream_shared::partition::Partition;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 /// Where the result of an instruction goes.
@@ -28,9 +34,6 @@ pub(crate) type Waiter = oneshot::Sender<Result<Receipt, ClientError>>;
 
 /// The first step to a higher epoch when the present is stale, in microseconds.
 const EPOCH_STEP_US: u64 = 1_000_000;
-
-/// Refused numbers remembered, so that a repeated refusal is not reported twice.
-const TOLD_MAX: usize = 2 * NUMBER_WINDOW as usize;
 
 /// An instruction as it waits for its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,17 +72,19 @@ pub(crate) struct Numbers {
     epoch: u64,
     next: u64,
     sent_upto: u64,
+    /// Numbers up to here were sent on connections before this one, too.
+    resent_upto: u64,
     window: u64,
     /// The next number to write on this connection; `None` without one.
     cursor: Option<u64>,
     unresolved: BTreeMap<u64, Entry>,
-    /// Refused because the epoch is stale: certainly not applied, to be numbered anew.
+    /// Refused because the epoch is stale, and sent once: certainly not applied, to be numbered anew.
     stale: BTreeMap<u64, Entry>,
     /// The epoch is stale: nothing new until all of it is resolved.
     draining: bool,
     /// Epochs taken since something was last answered that had been refused as stale.
     stale_epochs: u32,
-    told: VecDeque<u64>,
+    verdicts: Verdicts,
     /// Per partition, a document with an instruction that was resolved as logged: it may not be
     /// applied yet.
     only_logged: BTreeMap<Partition, DocumentId>,
@@ -98,13 +103,14 @@ impl Numbers {
             epoch: restored.epoch,
             next,
             sent_upto: next - 1,
+            resent_upto: next - 1,
             window: NUMBER_WINDOW,
             cursor: None,
             unresolved: restored.unresolved.into_iter().map(entry).collect(),
             stale: BTreeMap::new(),
             draining: false,
             stale_epochs: 0,
-            told: VecDeque::new(),
+            verdicts: Verdicts::new(restored.epoch),
             only_logged: BTreeMap::new(),
             journal: None,
             moved: false,
@@ -163,6 +169,7 @@ impl Numbers {
     /// A session began: everything unresolved goes out again.
     pub(crate) fn connected(&mut self, window: u64) {
         self.window = window.clamp(1, NUMBER_WINDOW);
+        self.resent_upto = self.sent_upto;
         self.cursor = Some(self.unresolved.first_key_value().map_or(self.next, |(n, _)| *n));
         self.moved = true;
     }
@@ -203,13 +210,20 @@ impl Numbers {
         level: AckLevel,
         outcome: Option<Outcome>,
     ) -> Option<LateRefusal> {
-        if epoch != self.epoch || number == 0 || number >= self.next {
+        if epoch != self.epoch {
+            let late = late_refusal(epoch, number, outcome)?;
+            return self.verdicts.learn(epoch, number).then_some(late);
+        }
+        if number == 0 || number >= self.next {
             return None;
         }
+        let is_stale = matches!(outcome, Some(Outcome::Refused(Code::STALE_EPOCH)));
         // Behind the highest epoch there is none to take: then it is a refusal as any other.
-        if matches!(outcome, Some(Outcome::Refused(Code::STALE_EPOCH))) && epoch < u64::MAX {
+        if is_stale && epoch < u64::MAX {
             self.drain();
-            if let Some(entry) = self.unresolved.remove(&number) {
+            if number > self.resent_upto
+                && let Some(entry) = self.unresolved.remove(&number)
+            {
                 self.stale.insert(number, Entry { was_stale: true, ..entry });
             }
             if self.stale.contains_key(&number) {
@@ -217,6 +231,7 @@ impl Numbers {
             }
         }
         let result = match outcome {
+            Some(Outcome::Refused(_)) if is_stale && number <= self.resent_upto => Err(ClientError::OutcomeUnknown),
             Some(Outcome::Refused(code)) => Err(ClientError::Refused(code)),
             Some(Outcome::Dead(code)) => Err(ClientError::Dead(code)),
             Some(Outcome::Applied { revision }) => Ok(Receipt { number, level, revision: Some(revision) }),
@@ -226,15 +241,10 @@ impl Numbers {
         if result.is_ok() && open.is_none_or(|entry| level < entry.instruction.ack) {
             return None;
         }
+        let is_news = outcome.is_none() || self.verdicts.learn(epoch, number);
         let late = late_refusal(epoch, number, outcome);
-        if late.is_some() {
-            if self.told.contains(&number) {
-                return None;
-            }
-            self.told.push_back(number);
-            if self.told.len() > TOLD_MAX {
-                self.told.pop_front();
-            }
+        if late.is_some() && !is_news {
+            return None;
         }
         let Some(entry) = self.unresolved.remove(&number) else { return late };
         self.moved = true;
@@ -279,13 +289,17 @@ impl Numbers {
             0 => 1,
             steps => EPOCH_STEP_US.saturating_mul(1u64.checked_shl(steps - 1).unwrap_or(u64::MAX)),
         };
-        self.epoch = now_us.max(self.epoch.saturating_add(step_us));
-        self.stale_epochs = self.stale_epochs.saturating_add(1);
         let stale = std::mem::take(&mut self.stale);
+        for number in stale.keys() {
+            self.verdicts.learn(self.epoch, *number);
+        }
+        self.epoch = now_us.max(self.epoch.saturating_add(step_us));
+        self.verdicts.begin(self.epoch, self.sent_upto);
+        self.stale_epochs = self.stale_epochs.saturating_add(1);
         self.unresolved = (1..).zip(stale.into_values()).collect();
         self.next = self.unresolved.len() as u64 + 1;
-        (self.sent_upto, self.cursor, self.draining, self.moved) = (0, None, false, true);
-        self.told.clear();
+        (self.sent_upto, self.resent_upto) = (0, 0);
+        (self.cursor, self.draining, self.moved) = (None, false, true);
         if let Some(journal) = &mut self.journal {
             journal.start_over();
         }

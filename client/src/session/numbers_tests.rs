@@ -193,6 +193,61 @@ fn a_stale_epoch_is_left_when_all_of_it_is_resolved() {
     drop(unsent);
 }
 
+#[test]
+fn what_a_connection_before_has_sent_is_not_numbered_anew() {
+    let mut numbers = fresh();
+    let mut before = submit(&mut numbers, 1).1;
+    sent(&mut numbers, false);
+    numbers.disconnected();
+    numbers.connected(32);
+    let mut here = submit(&mut numbers, 2).1;
+    assert_eq!(sent(&mut numbers, false), [(1, 1, true, 1), (2, 1, false, 2)]);
+    let none = refuse(&mut numbers, 1, Code::STALE_EPOCH);
+    assert_eq!((before.try_recv().unwrap(), none), (Err(ClientError::OutcomeUnknown), None));
+    assert!(!numbers.wants_epoch());
+    refuse(&mut numbers, 2, Code::STALE_EPOCH);
+    numbers.take_epoch(100);
+    numbers.connected(32);
+    assert_eq!(sent(&mut numbers, false), [(1, 1, false, 2)], "the first might be applied twice");
+    apply(&mut numbers, 1);
+    assert!(here.try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn a_stale_epoch_of_what_was_logged_is_reported_and_left() {
+    let mut numbers = fresh();
+    for number in 1..=2 {
+        numbers.submit(instruction(1, AckLevel::Logged), None);
+        sent(&mut numbers, false);
+        numbers.outcome(7, number, AckLevel::Logged, None);
+    }
+    let late = |number| LateRefusal { epoch: 7, number, code: Code::STALE_EPOCH, dead: false };
+    assert_eq!(refuse(&mut numbers, 1, Code::STALE_EPOCH), Some(late(1)));
+    assert!(numbers.wants_epoch());
+    numbers.take_epoch(100);
+    numbers.connected(32);
+    let of_before = |numbers: &mut Numbers, number| {
+        numbers.outcome(7, number, AckLevel::Applied, Some(Outcome::Refused(Code::STALE_EPOCH)))
+    };
+    assert_eq!(of_before(&mut numbers, 2), Some(late(2)), "told under the next epoch only");
+    assert_eq!(
+        (of_before(&mut numbers, 1), of_before(&mut numbers, 2), of_before(&mut numbers, 3)),
+        (None, None, None)
+    );
+    assert!(numbers.has_room(), "the present epoch goes on");
+}
+
+#[test]
+fn what_was_numbered_anew_is_not_reported_under_its_old_number() {
+    let mut numbers = fresh();
+    let _waiting = submit(&mut numbers, 1).1;
+    sent(&mut numbers, false);
+    refuse(&mut numbers, 1, Code::STALE_EPOCH);
+    numbers.take_epoch(100);
+    let copy = numbers.outcome(7, 1, AckLevel::Applied, Some(Outcome::Refused(Code::STALE_EPOCH)));
+    assert_eq!((copy, numbers.open()), (None, 1));
+}
+
 /// How many epochs it takes until a server whose mark is at `mark` carries an instruction out.
 fn epochs_until(numbers: &mut Numbers, mark: u64, now_us: u64) -> u32 {
     let (number, _receiver) = submit(numbers, 1);

@@ -16,7 +16,7 @@ impl Bench {
     fn new() -> Bench {
         let now = Instant::now();
         let numbers = Numbers::new(numbers::Restored { epoch: 7, ..Default::default() }, false);
-        let session = Session::new(ClientId::new("c").unwrap(), Some("secret".into()), numbers, now);
+        let session = Session::new(ClientId::new("c").unwrap(), Some("secret".into()), 77, numbers, now);
         Bench { session, now }
     }
 
@@ -190,6 +190,35 @@ fn who_waits_for_an_answer_finds_a_dead_connection_sooner() {
     bench.session.poll(bench.now).unwrap();
     bench.now += Duration::from_millis(1);
     assert!(matches!(bench.session.poll(bench.now), Err(End::Broken(_))));
+}
+
+#[test]
+fn who_waits_for_a_watch_to_begin_does_so_too() {
+    let mut bench = Bench::up();
+    let document = DocumentId::new("d").unwrap();
+    let _opening = bench.session.watch(&document, WatchMode::Changes).unwrap();
+    bench.session.poll(bench.now).unwrap();
+    bench.now += WAIT_SILENT;
+    assert!(matches!(bench.session.poll(bench.now), Err(End::Broken(_))));
+    let mut bench = Bench::up();
+    let _opening = bench.session.watch(&document, WatchMode::Changes).unwrap();
+    bench.take(FromServer::Refused { request: 0, document: "d", code: Code::FORBIDDEN }).unwrap();
+    bench.session.poll(bench.now).unwrap();
+    bench.now += WAIT_SILENT;
+    assert!(bench.session.poll(bench.now).is_ok(), "it has its answer");
+}
+
+#[test]
+fn each_connection_says_which_one_it_is() {
+    let mut bench = Bench::new();
+    for number in 1..=2 {
+        bench.session.connected(bench.now, bench.now + SECOND);
+        let mut out = Vec::new();
+        bench.session.take_outbox(bench.now, &mut out);
+        let Ok(FromClient::Hello(hello)) = FromClient::decode(&out[4..]) else { panic!("no HELLO") };
+        assert_eq!(hello.attempt, Attempt { instance: 77, number });
+        bench.session.disconnected();
+    }
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Watches {
         self.replicas.len()
     }
 
+    /// Whether somebody waits for a first state, or for a verdict on the one held.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.replicas.values().any(|replica| replica.phase == Phase::Asked && !replica.handles.is_empty())
+    }
+
     /// Adds a handle. `out` takes a WATCH frame if one is needed; `None` while there is no connection.
     pub(crate) fn open(&mut self, document: &DocumentId, mode: WatchMode, out: Option<&mut Vec<u8>>) -> Opening {
         self.handles += 1;

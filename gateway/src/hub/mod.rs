@@ -9,6 +9,7 @@
 //! **Invariant:** what a follower gets of a document are contiguous updates from what it held, or
 //! a snapshot that replaces it; never an update that does not follow.
 
+mod refused;
 mod stored;
 mod watched;
 
@@ -23,8 +24,10 @@ use fieldstream_shared::event::{Event, EventBatch, EventBody, Origin};
 use fieldstream_shared::frame::{FromServer, WatchMode};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::msgpack::DecodeError;
+use fieldstream_shared::outcome::AckLevel;
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_shared::read::{HistoryEntry, Progress};
+use refused::{Refusal, Refused};
 use std::collections::HashMap;
 use std::sync::Arc;
 pub(crate) use stored::SyncWait;
@@ -98,6 +101,7 @@ pub(crate) struct LaneHub {
     keys: HashMap<DocumentKey, DocumentId>,
     next_key: DocumentKey,
     stored: Stored,
+    refused: Refused,
 }
 
 /// What a lane's hub begins with.
@@ -127,6 +131,7 @@ impl LaneHub {
             keys: HashMap::new(),
             next_key: DocumentKey::from(lane) << 48,
             stored: Stored::new(stored_copies),
+            refused: Refused::default(),
         }
     }
 
@@ -204,8 +209,9 @@ impl LaneHub {
     }
 
     fn tell_origin(&mut self, origin: &Origin, body: &EventBody, clients: &Clients, effects: &mut Effects) {
-        let Some(mailbox) = clients.get(&origin.client) else { return };
         let (epoch, number) = (origin.arrival.epoch, origin.arrival.number);
+        self.refused.keep(&origin.client, Refusal { epoch, number, outcome: body.outcome() });
+        let Some(mailbox) = clients.get(&origin.client) else { return };
         let decision = mailbox.lock().numbers.decided(epoch, number, body);
         match decision {
             Decision::Ignore => {}
@@ -216,6 +222,14 @@ impl LaneHub {
                 let tell = WhenStored::Tell { mailbox: Arc::downgrade(mailbox), epoch, number };
                 self.stored.when(self.sequence, tell, &mut effects.wakes);
             }
+        }
+    }
+
+    /// A client has come, and is to be told of events from now on: it may have missed refusals of what
+    /// it sent before.
+    pub(crate) fn tell_missed(&self, client: &ClientId, epoch: u64, sent_upto: u64, mailbox: &Arc<Mailbox>) {
+        for Refusal { epoch, number, outcome } in self.refused.of(client, epoch, sent_upto) {
+            mailbox.lock().outcome(epoch, number, AckLevel::Applied, Some(outcome));
         }
     }
 
@@ -246,7 +260,15 @@ impl LaneHub {
             effects.loads.push(watched_load_of(self.next_key, document, sequence));
             watched
         });
-        let held = Held::Claims { revision, state_hash };
+        let former = watched.watchers.get(&mailbox.id).map(|watcher| watcher.held);
+        let held = match former {
+            // One question for each watcher, however often it wishes: an answer that does not fit what
+            // it holds now leads to a snapshot.
+            Some(Held::AwaitsHistory { .. }) if mode == WatchMode::Changes && revision > 0 => {
+                Held::AwaitsHistory { revision, state_hash }
+            }
+            _ => Held::Claims { revision, state_hash },
+        };
         let watcher = Watcher { mailbox: Arc::clone(mailbox), mode, held };
         if watched.watchers.insert(mailbox.id, watcher).is_some() {
             wakes_forget(watched, mailbox, &mut effects.wakes);
@@ -323,8 +345,10 @@ impl LaneHub {
 
     /// Whether somebody still waits for this load.
     pub(crate) fn is_wanted(&mut self, load: &Load) -> bool {
-        let history = load.history.is_some();
-        self.by_key(load.key).is_some_and(|watched| history || watched.asked_at().is_some())
+        self.by_key(load.key).is_some_and(|watched| match load.history {
+            Some((session, _)) => watched.awaits_history(session),
+            None => watched.asked_at().is_some(),
+        })
     }
 
     /// A session whose queue has drained gets the present state of a document it missed updates of.

@@ -387,11 +387,11 @@ fn only_accepted_events_count() {
 }
 
 #[test]
-fn refusals_are_told_and_other_epochs_are_not() {
+fn refusals_are_told_and_those_of_a_newer_epoch_are_not() {
     let mut scene = Scene::new(1);
     let client = scene.client(1, AckLevel::Applied);
     let message = scene.batch(1, vec![EventBody::Refused(Code::CONFLICT)]);
-    client.lock().numbers.begin(6, 0);
+    client.lock().numbers.begin(4, 0);
     scene.read(&message);
     assert_eq!(said(&client), []);
     client.lock().numbers.begin(5, 0);
@@ -449,4 +449,45 @@ fn watched_documents_keep_to_their_memory() {
     assert_eq!(scene.hub.documents_bytes, 0);
     scene.hub.watch(&b, wish, &mut scene.effects);
     assert_eq!(scene.effects.loads.len(), 1);
+}
+
+#[test]
+fn a_refusal_read_while_its_client_was_away_is_told_when_it_comes() {
+    let (mut scene, stale) = (Scene::new(1), Outcome::Refused(Code::STALE_EPOCH));
+    let refusals = vec![EventBody::Refused(Code::CONFLICT), EventBody::Refused(Code::STALE_EPOCH)];
+    let message = scene.batch(1, refusals);
+    scene.read(&message);
+    let (client, back) = (ClientId::new("c").unwrap(), Scene::mailbox(1));
+    scene.hub.tell_missed(&client, 5, 2, &back);
+    let told = |number, outcome| Said::Outcome(number, AckLevel::Applied, Some(outcome));
+    assert_eq!(said(&back), [told(1, Outcome::Refused(Code::CONFLICT)), told(2, stale)]);
+    // It may have been told through a connection that broke.
+    let connected = scene.client(3, AckLevel::Logged);
+    let message = scene.batch(3, vec![EventBody::Refused(Code::NOT_FOUND)]);
+    scene.read(&message);
+    assert_eq!(said(&connected), [told(3, Outcome::Refused(Code::NOT_FOUND))]);
+    scene.hub.tell_missed(&client, 5, 3, &back);
+    assert_eq!(said(&back).last(), Some(&told(3, Outcome::Refused(Code::NOT_FOUND))));
+}
+
+#[test]
+fn who_wishes_again_and_again_asks_the_storers_once() {
+    let mut scene = Scene::new(1);
+    let _other = scene.follower(1, WatchMode::Changes);
+    (0..30).for_each(|_| scene.step());
+    let mailbox = Scene::mailbox(2);
+    let held = text(1).hash();
+    (0..100).for_each(|_| scene.watch(&mailbox, 1, held, WatchMode::Changes));
+    let load = scene.load();
+    assert!(load.history.is_some() && scene.hub.is_wanted(&load));
+    scene.hub.history(load.key, 2, &[], &mut scene.effects);
+    assert!(matches!(said(&mailbox)[..], [Watching(false), Shot(..)]));
+    assert!(!scene.hub.is_wanted(&load), "answered");
+    // Another way to ask for the same: what was asked before is not wanted any more.
+    for _ in 0..3 {
+        scene.hub.unwatch(&mailbox, &id("d"));
+        scene.watch(&mailbox, 1, held, WatchMode::Changes);
+    }
+    scene.hub.unwatch(&mailbox, &id("d"));
+    assert!(scene.effects.loads.iter().all(|load| !scene.hub.is_wanted(load)));
 }

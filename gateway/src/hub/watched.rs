@@ -284,6 +284,11 @@ impl Watched {
         Some((known.state_hash == state_hash).then(missed))
     }
 
+    /// Whether a storer's history is wanted for a watcher.
+    pub(super) fn awaits_history(&self, session: SessionId) -> bool {
+        self.watchers.get(&session).is_some_and(|watcher| matches!(watcher.held, Held::AwaitsHistory { .. }))
+    }
+
     /// A storer's history for a watcher that comes back; none if it has none to give.
     pub(super) fn history(&mut self, session: SessionId, entries: &[HistoryEntry], wakes: &mut Wakes) {
         let Some(Watcher { held: Held::AwaitsHistory { revision, state_hash }, .. }) = self.watchers.get(&session)

@@ -24,7 +24,15 @@ fn bytes_of(frame: &FromClient<'_>) -> Vec<u8> {
 }
 
 fn hello<'a>() -> Hello<'a> {
-    Hello { protocol: 1, client: "c", token: None, epoch: 9, sent_upto: 0, watches: vec![] }
+    Hello {
+        protocol: 1,
+        client: "c",
+        token: None,
+        epoch: 9,
+        sent_upto: 0,
+        watches: vec![],
+        attempt: Attempt::default(),
+    }
 }
 
 fn operation(operation: Operation) -> Vec<u8> {

@@ -13,7 +13,7 @@ use fieldstream_shared::change::{Version, write_change};
 use fieldstream_shared::cursor::{BatchId, Cursor, Cursors, Part, Position};
 use fieldstream_shared::document::Document;
 use fieldstream_shared::event::{Event, EventBody, Origin, encode_event_batch};
-use fieldstream_shared::frame::{Deframer, FromClient, FromServer, Hello, Instruct, Watch};
+use fieldstream_shared::frame::{Attempt, Deframer, FromClient, FromServer, Hello, Instruct, Watch};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::instruction::{Content, Operation, decide};
 use fieldstream_shared::marks::{Mark, Verdict};
@@ -342,7 +342,9 @@ impl Client {
     pub async fn hello(&mut self, id: &str, token: Option<&str>, watches: Vec<Watch<'_>>) {
         let epoch = self.epoch;
         let sent_upto = self.number;
-        self.send(&FromClient::Hello(Hello { protocol: 1, client: id, token, epoch, sent_upto, watches })).await;
+        let attempt = Attempt::default();
+        let hello = Hello { protocol: 1, client: id, token, epoch, sent_upto, watches, attempt };
+        self.send(&FromClient::Hello(hello)).await;
     }
 
     pub async fn expect_welcome(&mut self) {

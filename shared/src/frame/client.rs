@@ -53,6 +53,23 @@ pub enum FromClient<'a> {
     Bye,
 }
 
+/// Which of a client's connections it is: HELLO of one that the client has given up may come late,
+/// and must not take over from a later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attempt {
+    /// Drawn by the program when it starts; 0 for one that does not tell its connections apart.
+    pub instance: u64,
+    /// Counts the connections of the instance.
+    pub number: u64,
+}
+
+impl Attempt {
+    /// Whether the same program has connected since.
+    pub fn is_before(&self, other: &Attempt) -> bool {
+        self.instance != 0 && self.instance == other.instance && self.number < other.number
+    }
+}
+
 /// The first frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hello<'a> {
@@ -68,6 +85,8 @@ pub struct Hello<'a> {
     pub sent_upto: u64,
     /// Documents to follow. More may come in WATCH frames.
     pub watches: Vec<Watch<'a>>,
+    /// Which of the client's connections it is; older clients do not say.
+    pub attempt: Attempt,
 }
 
 /// What a watcher wants to get.
@@ -137,7 +156,7 @@ impl<'a> FromClient<'a> {
         };
         match self {
             FromClient::Hello(hello) => {
-                head(out, 1, 6);
+                head(out, 1, 8);
                 out.u64(hello.protocol);
                 out.str(hello.client);
                 out.optional(hello.token, |out, t| out.str(t));
@@ -148,6 +167,8 @@ impl<'a> FromClient<'a> {
                     out.array(4);
                     watch.write(out);
                 }
+                out.u64(hello.attempt.instance);
+                out.u64(hello.attempt.number);
             }
             FromClient::Instruct(instruct) => {
                 head(out, 2, 7);
@@ -200,7 +221,10 @@ impl<'a> FromClient<'a> {
 
     fn read(tag: u64, r: &mut Reader<'a>) -> Result<(FromClient<'a>, usize), DecodeError> {
         Ok(match tag {
-            1 => (FromClient::Hello(Hello::read(r)?), 7),
+            1 => {
+                let (hello, used) = Hello::read(r)?;
+                (FromClient::Hello(hello), used)
+            }
             2 => {
                 let (number, settled, flags) = (r.u64()?, r.u64()?, r.u64()?);
                 let ack = AckLevel::from_u64(r.u64()?)?;
@@ -224,7 +248,8 @@ impl<'a> FromClient<'a> {
 }
 
 impl<'a> Hello<'a> {
-    fn read(r: &mut Reader<'a>) -> Result<Hello<'a>, DecodeError> {
+    /// The frame, and of how many elements it was read.
+    fn read(r: &mut Reader<'a>) -> Result<(Hello<'a>, usize), DecodeError> {
         let protocol = r.u64()?;
         let client = r.str()?;
         let token = r.optional(Reader::str)?;
@@ -236,7 +261,12 @@ impl<'a> Hello<'a> {
         for _ in 0..n {
             watches.push(r.record(4, Watch::read)?);
         }
-        Ok(Hello { protocol, client, token, epoch, sent_upto, watches })
+        let mut hello = Hello { protocol, client, token, epoch, sent_upto, watches, attempt: Attempt::default() };
+        if r.rest().is_empty() {
+            return Ok((hello, 7));
+        }
+        hello.attempt = Attempt { instance: r.u64()?, number: r.u64()? };
+        Ok((hello, 9))
     }
 }
 
@@ -258,7 +288,9 @@ mod tests {
     #[test]
     fn frames_come_back_from_their_bytes() {
         let watch = Watch { document: "d", revision: 3, state_hash: u64::MAX, mode: WatchMode::Bodies };
-        let hello = Hello { protocol: 1, client: "c", token: Some("t"), epoch: 9, sent_upto: 2, watches: vec![watch] };
+        let attempt = Attempt { instance: 77, number: 3 };
+        let watches = vec![watch];
+        let hello = Hello { protocol: 1, client: "c", token: Some("t"), epoch: 9, sent_upto: 2, watches, attempt };
         let content = Content { document: "d", if_revision: None, operation: &[0x91, 7] };
         let instruct = Instruct { number: 4, settled: 2, resent: true, ack: AckLevel::Stored, content };
         for frame in [
@@ -277,6 +309,10 @@ mod tests {
             assert_eq!(out[..4], (out.len() as u32 - 4).to_be_bytes());
             assert_eq!(FromClient::decode(&out[4..]), Ok(frame));
         }
+        // As clients sent it that did not count their connections.
+        let older = [0x97, 1, 1, 0xa1, b'c', 0xc0, 9, 2, 0x90];
+        let Ok(FromClient::Hello(hello)) = FromClient::decode(&older) else { panic!("not read") };
+        assert_eq!((hello.sent_upto, hello.attempt), (2, Attempt::default()));
         assert_eq!(FromClient::decode(&[0x91, 66]), Err(FrameError::UnknownTag(66)));
     }
 }

@@ -7,7 +7,7 @@
 mod client;
 mod server;
 
-pub use client::{FromClient, Hello, Instruct, Watch, WatchMode};
+pub use client::{Attempt, FromClient, Hello, Instruct, Watch, WatchMode};
 pub use server::{FromServer, Limits, Snapshot, Update, Welcome, encode_document};
 
 use crate::msgpack::{DecodeError, Reader};

@@ -181,6 +181,5 @@ pub(super) struct Unit {
     pub(super) name: ClientId,
     pub(super) core: fieldstream_client::cores::Device,
     pub(super) wire: Option<Wire>,
-    pub(super) is_final: bool,
     pub(super) connect_at: u64,
 }

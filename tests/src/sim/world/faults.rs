@@ -74,6 +74,8 @@ impl World {
         self.units[i] = self.unit(i, epoch);
         self.note("a device restarts", &[]);
         self.shown.retain(|(unit, _), _| *unit != i);
+        // No gateway could tell its connections from those of another device with the same name.
+        self.left.retain(|(unit, _)| *unit != i);
         // What it had under way is in nobody's hands any more.
         self.sent.values_mut().filter(|sent| sent.unit == i).for_each(|sent| sent.unit = usize::MAX);
     }
@@ -85,8 +87,27 @@ impl World {
             let desk = &mut self.desks[wire.gateway];
             if desk.0 == wire.start && self.rng.random_bool(0.7) {
                 desk.1.core.disconnect(wire.session);
+            } else {
+                self.left.push((i, wire));
             }
         }
         self.units[i].connect_at = self.now + if self.calm { 20 } else { self.rng.random_range(0..400) };
+    }
+
+    /// What was under way on connections that devices have left arrives at a gateway, late.
+    pub(super) fn arrive_late(&mut self, i: usize) {
+        let (start, desk) = (self.desks[i].0, &mut self.desks[i].1);
+        self.left.retain(|(_, wire)| wire.gateway != i || wire.start == start);
+        for (_, wire) in self.left.iter_mut().filter(|(_, wire)| wire.gateway == i) {
+            let n = if self.calm { usize::MAX } else { self.rng.random_range(0..200) };
+            let bytes: Vec<u8> = wire.up.drain(..n.min(wire.up.len())).collect();
+            desk.core.bytes(wire.session, self.now, &bytes);
+            desk.core.turn(wire.session, self.now, 1_000_000 + self.now * 1_000);
+            if wire.up.is_empty() && (self.calm || self.rng.random_bool(0.1)) {
+                desk.core.disconnect(wire.session);
+                wire.closes = true;
+            }
+        }
+        self.left.retain(|(_, wire)| wire.gateway != i || !wire.up.is_empty() || !wire.closes);
     }
 }

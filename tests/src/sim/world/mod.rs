@@ -12,6 +12,7 @@ use bytes::Bytes;
 use fieldstream_client::cores::{Device, Ended};
 use fieldstream_gateway::cores::{Gateway, Setup};
 use fieldstream_processor::lane::{Lane, LaneOptions};
+use fieldstream_shared::code::Code;
 use fieldstream_shared::document::Body;
 use fieldstream_shared::event::message_hash;
 use fieldstream_shared::ids::{ClientId, DocumentId};
@@ -82,7 +83,19 @@ struct Flight {
 struct Sent {
     unit: usize,
     document: String,
-    told: Option<(AckLevel, bool)>,
+    told: Option<Told>,
+}
+
+/// What a device was told of an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// It is in the log, under this epoch and number.
+    Logged(u64, u64),
+    Applied,
+    Refused,
+    /// First that it is in the log, then that it was refused.
+    LateRefused(Code),
+    Unknown,
 }
 
 struct World {
@@ -101,11 +114,15 @@ struct World {
     workers: Vec<(u64, Worker)>,
     desks: Vec<(u64, Desk)>,
     units: Vec<Unit>,
+    /// Connections that a device has left without its gateway having noticed.
+    left: Vec<(usize, Wire)>,
     truth: Truth,
     sent: BTreeMap<u64, Sent>,
     shown: BTreeMap<(usize, String), u64>,
     starts: u64,
     epochs: BTreeSet<(usize, u64)>,
+    /// Gateways have begun behind EVENTS sequences up to here, and know nothing of what is before.
+    forgotten_upto: u64,
 }
 
 /// Plays one seed. With `verbose`, every stored message and every crash is printed.
@@ -136,11 +153,13 @@ impl World {
             workers: Vec::new(),
             desks: Vec::new(),
             units: Vec::new(),
+            left: Vec::new(),
             truth: Truth::default(),
             sent: BTreeMap::new(),
             shown: BTreeMap::new(),
             starts: 0,
             epochs: BTreeSet::new(),
+            forgotten_upto: 0,
         };
         for i in 0..3 {
             let worker = world.worker();
@@ -206,6 +225,7 @@ impl World {
         self.starts += 1;
         let checkpoint = self.disk().checkpoint;
         let at = checkpoint.events_sequence;
+        self.forgotten_upto = self.forgotten_upto.max(at);
         let core = Gateway::new(Setup {
             log_id: LOG_ID,
             cursors: checkpoint.cursors,
@@ -222,8 +242,9 @@ impl World {
     fn unit(&mut self, i: usize, epoch: u64) -> Unit {
         self.epochs.insert((i, epoch));
         let name = ClientId::new(&format!("unit-{i}")).expect("a good id");
-        let core = Device::new(name.clone(), epoch, self.base + Duration::from_millis(self.now));
-        Unit { name, core, wire: None, is_final: false, connect_at: self.now }
+        self.starts += 1;
+        let core = Device::new(name.clone(), epoch, self.starts, self.base + Duration::from_millis(self.now));
+        Unit { name, core, wire: None, connect_at: self.now }
     }
 
     fn instant(&self) -> Instant {

@@ -107,6 +107,8 @@ impl World {
                 desk.core.handle_events(sequence, &message).map_err(|e| e.to_string())?;
             }
         }
+        self.arrive_late(i);
+        let desk = &mut self.desks[i].1;
         while let Some((id, request)) = desk.core.poll_load() {
             desk.asked.push(Asked { id, request, answer: None });
         }
@@ -132,7 +134,7 @@ impl World {
     pub(super) fn device(&mut self, i: usize) -> Result<(), String> {
         let (now, wall_us) = (self.instant(), 1_000_000 + self.now * 1_000);
         if self.units[i].wire.is_none() {
-            if self.units[i].is_final || self.now < self.units[i].connect_at {
+            if self.now < self.units[i].connect_at {
                 return Ok(());
             }
             let gateway = self.rng.random_range(0..self.desks.len());
@@ -186,12 +188,9 @@ impl World {
                 self.epochs.insert((i, self.units[i].core.epoch()));
             }
             Some(Ended::Again(_)) => self.cut(i),
+            // There is one device of each name, and what it left does not take over from it.
             Some(Ended::Final(reason)) => {
-                // Its former connection was taken over by its own new one.
-                if !reason.contains("took over") {
-                    return Err(format!("{} is sent away for good: {reason}", self.units[i].name));
-                }
-                self.cut(i);
+                return Err(format!("{} is sent away for good: {reason}", self.units[i].name));
             }
             None if closed => self.cut(i),
             None => {}

@@ -1,6 +1,7 @@
 //! What must hold: at every moment, and at the end.
 
 use super::*;
+use fieldstream_client::ClientError;
 
 impl World {
     /// What a device was told and shown must be true at this moment.
@@ -26,11 +27,20 @@ impl World {
                             return Err(format!("{key:?} is told as stored and no storer has it"));
                         }
                     }
-                    sent.told = Some((receipt.level, true));
+                    let logged = Told::Logged(epoch, receipt.number);
+                    sent.told = Some(if receipt.level == AckLevel::Logged { logged } else { Told::Applied });
                 }
-                Err(fieldstream_client::ClientError::Refused(_)) => sent.told = Some((AckLevel::Applied, false)),
+                Err(ClientError::Refused(_)) => sent.told = Some(Told::Refused),
+                Err(ClientError::OutcomeUnknown) => sent.told = Some(Told::Unknown),
                 Err(error) => return Err(format!("{tag} ends with {error}")),
             }
+        }
+        for late in self.units[i].core.late_refusals() {
+            let told = Some(Told::Logged(late.epoch, late.number));
+            let Some(sent) = self.sent.values_mut().find(|sent| sent.unit == i && sent.told == told) else {
+                return Err(format!("{client} is told of {late:?} and does not wait for it"));
+            };
+            sent.told = Some(Told::LateRefused(late.code));
         }
         for document in self.units[i].core.watched() {
             for shown in self.units[i].core.shown(&document) {
@@ -56,6 +66,7 @@ impl World {
             let owned = if i == 0 { PartitionSet::ALL } else { PartitionSet::EMPTY };
             self.workers[i].1.core.handle_owned(owned);
         }
+        let mut was_quiet = false;
         for round in 0..DRAIN_ROUNDS {
             self.now += 20;
             for _ in 0..3 {
@@ -76,8 +87,11 @@ impl World {
             for i in 0..self.units.len() {
                 self.device(i)?;
             }
-            if round % 16 == 0 && self.is_quiet() {
-                return Ok(());
+            if round % 16 == 0 {
+                // Once more: what nobody waits for may still be on its way to a device.
+                if std::mem::replace(&mut was_quiet, self.is_quiet()) && was_quiet {
+                    return Ok(());
+                }
             }
         }
         let open: Vec<usize> = self.units.iter().map(|u| u.core.open()).collect();
@@ -94,13 +108,23 @@ impl World {
             let same = |id: &DocumentId| {
                 unit.core.document(id).revision == self.truth.revisions.get(id.as_str()).copied().unwrap_or(0)
             };
-            unit.core.open() == 0 && unit.core.watched().iter().all(same)
+            unit.wire.is_some() && unit.core.open() == 0 && unit.core.watched().iter().all(same)
         });
         replicas
             && self.flights.is_empty()
             && self.behind() == 0
             && self.desks.iter().all(|(_, d)| d.core.is_idle() && d.core.sequence() == self.events.last())
             && self.storers.iter().all(|s| s.disk.checkpoint.events_sequence == self.events.last())
+    }
+
+    /// Whether nobody needs to tell any more what became of what was logged: its device has started
+    /// anew, or a gateway has, behind the verdict.
+    fn may_be_forgotten(&self, sent: &Sent) -> bool {
+        let (Some(unit), Some(Told::Logged(epoch, number))) = (self.units.get(sent.unit), sent.told) else {
+            return true;
+        };
+        let key = (unit.name.to_string(), epoch, number);
+        self.truth.decided_at.get(&key).is_some_and(|at| *at <= self.forgotten_upto)
     }
 
     /// The end: everybody agrees with the truth.
@@ -154,11 +178,17 @@ impl World {
             }
         }
         for (tag, sent) in &self.sent {
+            let is_applied = seen.contains_key(tag);
             match sent.told {
-                Some((AckLevel::Applied | AckLevel::Stored, true)) if !seen.contains_key(tag) => {
-                    return Err(format!("{tag} was acknowledged and is lost"));
+                Some(Told::Applied) if !is_applied => return Err(format!("{tag} was acknowledged and is lost")),
+                Some(Told::Logged(..)) if !is_applied && !self.may_be_forgotten(sent) => {
+                    return Err(format!("{tag} was logged, and what became of it is not told"));
                 }
-                Some((_, false)) if seen.contains_key(tag) => return Err(format!("{tag} was refused and is applied")),
+                // A copy of what was applied may be refused for its epoch.
+                Some(Told::LateRefused(code)) if is_applied && code != Code::STALE_EPOCH => {
+                    return Err(format!("{tag} was refused late and is applied"));
+                }
+                Some(Told::Refused) if is_applied => return Err(format!("{tag} was refused and is applied")),
                 None if sent.unit != usize::MAX => return Err(format!("{tag} was never resolved")),
                 _ => {}
             }
