@@ -20,6 +20,8 @@ const GENERATOR_CORES_MAX: f64 = 0.95;
 const GENERATOR_LATE_MS_MAX: f64 = 10.0;
 /// A machine so busy has nothing left for anybody.
 const MACHINE_SHARE_MAX: f64 = 0.97;
+/// So much used by others disturbs what is measured.
+const OTHER_CORES_MAX: f64 = 0.25;
 
 /// What all lines of a run have in common.
 #[derive(Debug, Clone, Serialize)]
@@ -66,7 +68,7 @@ pub(super) struct Figures {
     pub(super) offered: f64,
     pub(super) achieved: f64,
     pub(super) sustained: bool,
-    /// `generator`, `machine`, `server`, or nothing.
+    /// `generator`, `machine` (in full use), `others` (than the server on it), `server`, or nothing.
     pub(super) limited_by: Option<&'static str>,
     pub(super) ack_rate: f64,
     pub(super) deliveries_s: f64,
@@ -181,13 +183,16 @@ impl Figures {
             && self.dead_conns == 0
     }
 
-    /// What kept the rate from being higher, if something did.
+    /// What kept the rate from being higher, if something did. Who is late on a machine that is in
+    /// full use is not the limit itself.
     fn limit(&self, machine_share: f64) -> Option<&'static str> {
         let is_late = self.gen_late_p99_ms.is_some_and(|ms| ms > GENERATOR_LATE_MS_MAX);
-        if self.gen_cores >= GENERATOR_CORES_MAX || is_late {
+        if self.gen_cores >= GENERATOR_CORES_MAX {
             Some("generator")
         } else if machine_share >= MACHINE_SHARE_MAX {
-            Some("machine")
+            Some(if self.other_cores > OTHER_CORES_MAX { "others" } else { "machine" })
+        } else if is_late {
+            Some("generator")
         } else if !self.sustained {
             Some("server")
         } else {
@@ -283,6 +288,8 @@ mod tests {
         let figures = Figures { sustained: true, ..good() };
         assert_eq!(figures.limit(0.5), None);
         assert_eq!(figures.limit(0.98), Some("machine"));
+        assert_eq!(Figures { other_cores: 0.3, ..figures.clone() }.limit(0.98), Some("others"));
+        assert_eq!(Figures { gen_late_p99_ms: Some(10.1), ..figures }.limit(0.98), Some("machine"));
         assert_eq!(Figures { sustained: false, ..good() }.limit(0.5), Some("server"));
         assert_eq!(Figures { gen_cores: 0.95, ..good() }.limit(0.98), Some("generator"));
         assert_eq!(Figures { gen_late_p99_ms: Some(10.1), ..good() }.limit(0.5), Some("generator"));

@@ -2,7 +2,7 @@
 //!
 //! Instructions are due by the clock, whatever the server does, and latencies count from then. One
 //! thread does everything, because it shares the machine with what it measures. `fleet` holds all
-//! clients without sockets or clock; `sockets` moves their bytes over TCP and TLS; `run` takes one
+//! clients without sockets or clock; `sockets` moves their bytes over TCP and TLS, `quic` over QUIC; `run` takes one
 //! rate after the other, and `figures` says what came of it.
 
 mod args;
@@ -13,6 +13,7 @@ mod fleet;
 mod layout;
 mod payload;
 mod process;
+mod quic;
 mod run;
 mod shell;
 mod sockets;
@@ -27,20 +28,29 @@ use crate::client::failure;
 use crate::exit::Failure;
 use crate::output;
 
-use fieldstream_client::{ClientError, wire::Wire};
+use fieldstream_client::wire::Wire;
+use fieldstream_client::{ClientError, QuicSocket};
 use figures::{Figures, Head, Line};
 use fleet::{Common, Fleet};
 use layout::Layout;
 use payload::Payloads;
 use process::Processes;
+use quic::Quic;
 use run::Run;
 use rustls::pki_types::ServerName;
-use shell::{Clock, Shell};
+use shell::{Clock, SharedFleet, Shell};
 use sockets::{Sockets, Tls};
 use std::cell::RefCell;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// QUIC clients that share a UDP socket: many of them would overflow its buffer in a burst, which
+/// clients on machines of their own do not.
+const CLIENTS_PER_UDP_SOCKET: usize = 16;
+
+/// More sockets than these are shared by more clients each.
+const UDP_SOCKETS_MAX: usize = 256;
 
 /// `fieldstream bench`.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
@@ -64,13 +74,18 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     };
     let fleet = Rc::new(RefCell::new(Fleet::new(common, Payloads::new(args.size, rand::random))));
     let clock = Clock::new();
-    let shell = shell(args, &wire, clock)?;
+    let shell = match wire.transport() {
+        "quic" => quic(args, &wire, &fleet, clock)?,
+        _ => sockets(args, &wire, clock)?,
+    };
     let mut run = Run { args, layout, fleet, shell, clock, processes, steps_done: 0 };
     run.connect(&mut head)?;
     if !args.server.json {
         output::line(&table::head(&head))?;
     }
-    measure(args, &mut run, &head)
+    let measured = measure(args, &mut run, &head);
+    run.shell.end();
+    measured
 }
 
 /// Runs the steps, prints each as it ends, and then what they come to.
@@ -134,26 +149,45 @@ fn head(args: &BenchArgs, layout: Layout, wire: &Wire, epoch: u64) -> Head {
     }
 }
 
-/// The connections of the transport that the URL names.
-fn shell(args: &BenchArgs, wire: &Wire, clock: Clock) -> Result<Box<dyn Shell>, Failure> {
-    let told = |error: ClientError| failure(&args.server, &error);
-    let io = |error: std::io::Error| {
-        let (host, port) = wire.host_and_port();
-        told(ClientError::Io(format!("cannot connect to {host}:{port}: {error}")))
-    };
+/// Connections over TCP and TLS.
+fn sockets(args: &BenchArgs, wire: &Wire, clock: Clock) -> Result<Box<dyn Shell>, Failure> {
+    let (host, port) = wire.host_and_port();
     // One connection tells whether anybody is there, and at which of a name's addresses.
-    let server = TcpStream::connect(wire.host_and_port()).and_then(|probe| probe.peer_addr()).map_err(io)?;
+    let server = TcpStream::connect((host, port)).and_then(|probe| probe.peer_addr());
+    let server = server.map_err(|error| unreachable(args, &error))?;
     let tls = match wire.tls() {
         None => None,
         Some(config) => {
-            let host = wire.host_and_port().0;
-            let name = ServerName::try_from(host.to_owned())
-                .map_err(|_| told(ClientError::Url(format!("{host} is neither a DNS name nor an IP address"))))?;
+            let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+                failure(&args.server, &ClientError::Url(format!("{host} is neither a DNS name nor an IP address")))
+            })?;
             Some(Tls { config: config.clone(), name })
         }
     };
-    let sockets = Sockets::new(server, tls, args.clients, clock).map_err(io)?;
+    let sockets = Sockets::new(server, tls, args.clients, clock).map_err(|error| unreachable(args, &error))?;
     Ok(Box::new(sockets))
+}
+
+/// Connections over QUIC.
+fn quic(args: &BenchArgs, wire: &Wire, fleet: &SharedFleet, clock: Clock) -> Result<Box<dyn Shell>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format_args!("cannot start: {error}")))?;
+    let mut found = wire.host_and_port().to_socket_addrs().map_err(|error| unreachable(args, &error))?;
+    let is_ipv6 = found.next().is_some_and(|address| address.is_ipv6());
+    let inside = runtime.enter();
+    let bound = || {
+        let socket = QuicSocket::bind(is_ipv6)?;
+        Wire::new(&args.server.server, args.server.ca.as_deref(), Some(socket))
+    };
+    let sockets = args.clients.div_ceil(CLIENTS_PER_UDP_SOCKET).min(UDP_SOCKETS_MAX);
+    let wires = (0..sockets).map(|_| bound()).collect::<Result<Vec<Wire>, ClientError>>();
+    let wires = wires.map_err(|error| failure(&args.server, &error))?;
+    drop(inside);
+    Ok(Box::new(Quic::new(runtime, wires, Rc::clone(fleet), args.clients, clock)))
+}
+
+fn unreachable(args: &BenchArgs, error: &std::io::Error) -> Failure {
+    failure(&args.server, &ClientError::Io(format!("cannot connect to {}: {error}", args.server.server)))
 }
 
 /// Lets the process have as many files as it may: each connection is one.

@@ -38,4 +38,7 @@ pub(super) trait Shell {
 
     /// Drops a client's connection.
     fn close(&mut self, client: usize);
+
+    /// Ends all connections so that the server learns of it.
+    fn end(&mut self);
 }

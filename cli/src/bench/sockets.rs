@@ -178,6 +178,10 @@ impl Shell for Sockets {
     fn close(&mut self, client: usize) {
         self.links[client] = None;
     }
+
+    fn end(&mut self) {
+        self.links.fill_with(|| None);
+    }
 }
 
 impl Link {
