@@ -12,6 +12,7 @@ mod figures;
 mod fleet;
 mod layout;
 mod payload;
+mod plot;
 mod process;
 mod quic;
 mod run;
@@ -117,6 +118,11 @@ fn measure(args: &BenchArgs, run: &mut Run<'_>, head: &Head) -> Result<(), Failu
         for rate in rates {
             step(rate)?;
         }
+    }
+    if let Some(path) = &args.plot {
+        let svg = plot::svg(head, &done);
+        let failed = |error| Failure::failed(format_args!("cannot write {}: {error}", path.display()));
+        std::fs::write(path, svg).map_err(failed)?;
     }
     let broken: Vec<String> = done.iter().filter_map(Figures::broken).collect();
     if broken.is_empty() { Ok(()) } else { Err(Failure::failed(broken.join("\n"))) }
