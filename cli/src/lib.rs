@@ -27,6 +27,7 @@
 
 mod admin;
 mod args;
+mod bench;
 mod client;
 mod config;
 mod dead_letters;
@@ -136,6 +137,10 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
         Command::DeadLetters(command) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
             block_on(dead_letters::run(command, cli.config.clone()))
+        }
+        Command::Bench(args) => {
+            logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
+            bench::run(args)
         }
         Command::Put(_)
         | Command::Append(_)

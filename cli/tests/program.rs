@@ -389,6 +389,10 @@ fn failures_have_their_codes_and_say_what_to_do() {
         (&["get", "", "--server", "tcp://127.0.0.1:1"], 69, ""),
         (&["replay", "/nowhere.csv", "--doc", "d", "--server", "tcp://127.0.0.1:1"], 2, "/nowhere.csv"),
         (&["replay", "/x.csv", "--doc", "d", "--watchers", "0", "--server", "tcp://127.0.0.1:1"], 2, "--watchers"),
+        (&["bench", "--server", "tcp://127.0.0.1:1"], 69, "tcp://127.0.0.1:1"),
+        (&["bench", "--server", "tls://127.0.0.1:1"], 2, "--ca"),
+        (&["bench", "--server", "tcp://127.0.0.1:1", "--pids", "4294967295"], 2, "--pids"),
+        (&["bench", "--server", "tcp://127.0.0.1:1", "--plot", "p.svg"], 2, "--rates"),
         (&["wathc"], 2, "watch"),
         (&["config", "check", "--config", "/nowhere.toml"], 78, "/nowhere.toml"),
     ];

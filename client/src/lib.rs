@@ -35,6 +35,9 @@ mod session;
 mod state_file;
 mod transport;
 mod watch;
+#[cfg(feature = "wire")]
+#[doc(hidden)]
+pub mod wire;
 
 pub use client::{Client, LateRefusals, Pending};
 pub use error::ClientError;

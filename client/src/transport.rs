@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_millis(500);
 const CLOSE_LINGER: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheme {
+pub(crate) enum Scheme {
     Tcp,
     Tls,
     Quic,
@@ -33,10 +33,10 @@ enum Scheme {
 
 /// Where a server is, from a URL such as `tls://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Endpoint {
-    scheme: Scheme,
-    host: String,
-    port: u16,
+pub(crate) struct Endpoint {
+    pub(crate) scheme: Scheme,
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// A UDP socket that many QUIC clients share. Belongs to the tokio runtime it was made in.
@@ -117,8 +117,8 @@ impl Link {
 
 /// Makes connections to one server.
 pub(crate) struct Connector {
-    endpoint: Endpoint,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
     quic_socket: Option<QuicSocket>,
 }
 

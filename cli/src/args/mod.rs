@@ -4,6 +4,7 @@ mod flags;
 #[cfg(test)]
 mod tests;
 
+use crate::bench::BenchArgs;
 use crate::dead_letters::DeadLettersCommand;
 use crate::init::InitArgs;
 use crate::repair::RepairArgs;
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Play editing traces (.json, .json.gz) or CSV files and check that every watcher agrees
     Replay(ReplayArgs),
+    /// Send at a given rate, come what may, and measure how long acknowledgements and deliveries take
+    Bench(BenchArgs),
     /// Say who is there, who owns what, how far everybody is, and what is wrong
     Status(StatusArgs),
     /// Look whether the log is whole, and mend it from the storers' files if it is not
