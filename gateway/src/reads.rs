@@ -12,7 +12,7 @@ use fieldstream_shared::read::{Answer, AnswerBody, Query, Request};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Documents in one question; keeps one answer to some MiB even if each is large.
 const LOADS_PER_REQUEST: usize = 64;
