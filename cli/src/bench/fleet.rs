@@ -7,7 +7,8 @@ use super::payload::{Label, Payloads};
 use super::step::{Missing, Step};
 use super::window::Resolved;
 use fieldstream_shared::frame::{
-    FrameError, FromClient, FromServer, Hello, Instruct, PROTOCOL_VERSION, Snapshot, Update, Watch, WatchMode, Welcome,
+    Attempt, FrameError, FromClient, FromServer, Hello, Instruct, PROTOCOL_VERSION, Snapshot, Update, Watch, WatchMode,
+    Welcome,
 };
 use fieldstream_shared::instruction::Content;
 use fieldstream_shared::limits::FRAME_BYTES_MAX;
@@ -148,6 +149,8 @@ impl Fleet {
             epoch: client.window.epoch(),
             sent_upto: 0,
             watches: vec![watch],
+            // Every client of a run has a name of its own, and one connection.
+            attempt: Attempt::default(),
         };
         FromClient::Hello(hello).encode(&mut client.outbox.bytes);
         client.phase = Phase::Greeting { welcomed: false, watching: false };
