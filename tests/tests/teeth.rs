@@ -2,7 +2,17 @@
 //! run finds something wrong. Defects are a matter of the whole process, so the tests take turns.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use fieldstream_processor::lane::{Lane, LaneOptions};
+use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::defect::{self, Defect};
+use fieldstream_shared::document::Document;
+use fieldstream_shared::ids::ClientId;
+use fieldstream_shared::instruction::{Content, Operation};
+use fieldstream_shared::marks::Mark;
+use fieldstream_shared::partition::PartitionSet;
+use fieldstream_shared::read::{Answer, AnswerBody, Query};
+use fieldstream_shared::record::{BatchBuilder, NewRecord};
+use fieldstream_shared::registry::Registry;
 use fieldstream_storer::projection::{Batch, Projection};
 use fieldstream_storer::{Identity, Store, StoreOptions, TableError};
 use fieldstream_tests::logs::{LogLike, Nats, Noticed};
@@ -15,9 +25,15 @@ const SEEDS: u64 = 3_000;
 const CONTROL: u64 = 200;
 
 /// Defects in code that the simulation does not run: shells and LMDB, each with a test of its own
-/// below, and purging.
-const ELSEWHERE: [Defect; 4] =
-    [Defect::HoleSkipped, Defect::ResumeUnverified, Defect::CheckpointApart, Defect::PurgedPastCopy];
+/// below, and purging. And one that nobody outside would see: a part that was built on an answer
+/// ahead of reading does not fit the cursor that the answer's events have moved.
+const ELSEWHERE: [Defect; 5] = [
+    Defect::HoleSkipped,
+    Defect::ResumeUnverified,
+    Defect::CheckpointApart,
+    Defect::PurgedPastCopy,
+    Defect::AnswerAheadOfReading,
+];
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -55,6 +71,57 @@ fn every_defect_of_the_cores_is_noticed() {
     }
     defect::deactivate();
     assert_eq!(missed, Vec::<&str>::new(), "not noticed within {SEEDS} seeds");
+}
+
+/// Whether a processor decides with an answer that includes more of EVENTS than it has read.
+fn decides_ahead_of_reading() -> bool {
+    let mut lane = Lane::new(LaneOptions {
+        lane: 0,
+        lanes: 1,
+        incarnation: 1,
+        registry: Registry::default(),
+        cache_bytes_max: 1 << 20,
+        pinned_bytes_max: 1 << 20,
+        events_sequence: 0,
+        cursors: Cursors::default(),
+        catch_up_to: 0,
+    });
+    lane.handle_owned(PartitionSet::ALL);
+    lane.handle_instructions(1, &one_instruction().into()).unwrap();
+    while let Some(load) = lane.poll_load() {
+        let Query::GetMany { documents, marks } = load.request.query else { panic!("not asked by a lane") };
+        let documents = vec![Document::default(); documents.len()];
+        let body = AnswerBody::Values { documents, marks: vec![Mark::default(); marks.len()] };
+        lane.handle_loaded(load.id, Answer { sequence: 5, body });
+    }
+    lane.poll_batch(0).unwrap().is_some()
+}
+
+fn one_instruction() -> Vec<u8> {
+    let mut operation = Vec::new();
+    Operation::Append("x".into()).write(&mut operation);
+    let record = NewRecord {
+        client: &ClientId::new("c").unwrap(),
+        epoch: 1,
+        number: 1,
+        settled: 1,
+        resent: false,
+        received_at_us: 1,
+        content: Content { document: "d", if_revision: None, operation: &operation },
+        refuse: None,
+    };
+    let mut records = BatchBuilder::default();
+    records.push(&record.encode());
+    records.finish()
+}
+
+#[test]
+fn an_answer_ahead_of_reading_is_noticed() {
+    let _turn = turn();
+    assert!(!decides_ahead_of_reading());
+    defect::activate(Defect::AnswerAheadOfReading.name()).unwrap();
+    assert!(decides_ahead_of_reading(), "the check would pass with the defect");
+    defect::deactivate();
 }
 
 /// Whether a reader that goes on behind the second message says what is wrong with the log.

@@ -2,6 +2,7 @@
 //! down a second time, and a naive reading of INSTRUCTIONS that knows no batches and no cursors.
 
 use fieldstream_shared::change::Primitive;
+use fieldstream_shared::code::Code;
 use fieldstream_shared::cursor::{BatchId, Position};
 use fieldstream_shared::document::Body;
 use fieldstream_shared::event::{Event, EventBatch, EventBody};
@@ -26,6 +27,7 @@ pub struct Truth {
     pub decided_at: BTreeMap<(String, u64, u64), u64>,
     /// Numbers in INSTRUCTIONS.
     pub logged: BTreeSet<(String, u64, u64)>,
+    /// The highest number that was decided for itself, of each partition and client.
     newest: BTreeMap<(u8, String), (u64, u64)>,
     naive_marks: BTreeMap<(u8, String), (u64, u64)>,
     /// What a naive reading of INSTRUCTIONS makes of the documents.
@@ -118,12 +120,20 @@ impl Truth {
         {
             return Err(format!("{key:?} had {first:?} and is repeated as {told:?}"));
         }
-        let EventBody::Updated { version, change } = &event.body else { return Ok(()) };
         let newest = self.newest.entry((event.partition.0, client)).or_default();
-        if (key.1, key.2) <= *newest {
-            return Err(format!("{key:?} is applied behind {newest:?}: twice or out of order"));
+        let arrived = (key.1, key.2);
+        let is_just = match (&event.body, outcome) {
+            (EventBody::Repeated(_), _) => arrived.0 == newest.0 && arrived.1 <= newest.1,
+            (_, Outcome::Refused(Code::STALE_EPOCH)) => arrived.0 < newest.0,
+            (_, Outcome::Refused(Code::SKIPPED | Code::NUMBER_REUSED)) => {
+                arrived.0 == newest.0 && arrived.1 <= newest.1
+            }
+            _ => arrived > std::mem::replace(newest, arrived.max(*newest)),
+        };
+        if !is_just {
+            return Err(format!("{key:?} ends with {outcome:?} behind {newest:?}: twice, out of order or not at all"));
         }
-        *newest = (key.1, key.2);
+        let EventBody::Updated { version, change } = &event.body else { return Ok(()) };
         let text = self.texts.entry(document.clone()).or_default();
         for primitive in change {
             match primitive {
