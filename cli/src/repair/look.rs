@@ -5,12 +5,12 @@ use super::{HOLES_MAX, failed};
 use crate::exit::{Exit, Failure};
 use crate::supervise;
 use fieldstream_nats::{
-    Connection, Log, NatsError, ProgressReader, ReadClient, RoleStatus, Severity, StorerEntry, StorerRegister,
+    Connection, Finding, Log, NatsError, ProgressReader, ReadClient, RoleStatus, Severity, StorerEntry, StorerRegister,
     Topology, Workshop, collect_status,
 };
 use fieldstream_shared::event::message_hash;
 use fieldstream_shared::read::{AnswerBody, Checkpoint, Query, Request};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Storers announce themselves five times a second.
@@ -56,6 +56,8 @@ impl Found {
             damage.insert(0, format!("the storers' files are of log {found:016x}, NATS has log {wanted:016x}"));
         }
         damage.extend(self.said.iter().cloned());
+        // The message that a file names may be the first of those that are missing.
+        damage.dedup();
         damage
     }
 
@@ -194,19 +196,24 @@ async fn look_at(
 /// What roles found that only a repair mends. They know more than the streams show: what they were
 /// acknowledged, what they read, and what they cannot read.
 fn said(members: &[RoleStatus]) -> Vec<String> {
-    let mut said = BTreeSet::new();
+    let mut said: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for member in members {
-        let damage =
-            member.findings.iter().filter(|f| f.code == supervise::DAMAGED && f.severity == Severity::Blocking);
-        said.extend(damage.map(|finding| format!("a {} found: {}", member.role, finding.message)));
+        let is_damage =
+            |finding: &&Finding| finding.code == supervise::DAMAGED && finding.severity == Severity::Blocking;
+        for finding in member.findings.iter().filter(is_damage) {
+            said.entry(&finding.message).or_default().insert(&member.role);
+        }
     }
-    said.into_iter().collect()
+    let line = |(message, roles): (&str, BTreeSet<&str>)| {
+        format!("said by {}: {message}", roles.into_iter().collect::<Vec<_>>().join(", "))
+    };
+    said.into_iter().map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fieldstream_nats::{Finding, Health, Member};
+    use fieldstream_nats::{Health, Member};
 
     #[test]
     fn a_file_of_another_log_is_gone_on_from_only_if_there_is_no_other_and_it_is_named() {
@@ -223,6 +230,6 @@ mod tests {
             health.raise(Finding::new(code, Severity::Blocking, format!("{code} it is"), "mend it"));
         }
         let members = ["gateway", "gateway", "processor"].map(|role| Member::new(role, "1", health.clone()).status());
-        assert_eq!(said(&members), ["a gateway found: log-damaged it is", "a processor found: log-damaged it is"]);
+        assert_eq!(said(&members), ["said by gateway, processor: log-damaged it is"]);
     }
 }
