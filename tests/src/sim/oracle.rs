@@ -28,7 +28,7 @@ pub struct Truth {
     /// Numbers in INSTRUCTIONS.
     pub logged: BTreeSet<(String, u64, u64)>,
     /// The highest number that was decided for itself, of each partition and client.
-    newest: BTreeMap<(u8, String), (u64, u64)>,
+    pub newest: BTreeMap<(u8, String), (u64, u64)>,
     naive_marks: BTreeMap<(u8, String), (u64, u64)>,
     /// What a naive reading of INSTRUCTIONS makes of the documents.
     pub naive: BTreeMap<String, (u64, String)>,
@@ -60,7 +60,14 @@ impl Truth {
         for bytes in decode_batch(message).map_err(|e| format!("undecodable instructions: {e}"))? {
             let record = Record::decode(bytes).map_err(|e| format!("undecodable record: {e}"))?;
             let (client, epoch, number) = (record.number.client.to_string(), record.number.epoch, record.number.number);
-            let mark = self.naive_marks.entry((Partition::of(&record.document).0, client.clone())).or_default();
+            let of = (Partition::of(&record.document).0, client.clone());
+            if matches!(record.action, Action::Forget) {
+                if self.naive_marks.get(&of) == Some(&(epoch, number)) {
+                    self.naive_marks.remove(&of);
+                }
+                continue;
+            }
+            let mark = self.naive_marks.entry(of).or_default();
             self.logged.insert((client, epoch, number));
             if (epoch, number) <= *mark {
                 continue;
@@ -112,6 +119,17 @@ impl Truth {
         let Some(origin) = &event.origin else { return Err("a dead letter nobody sent".into()) };
         let (client, document) = (origin.client.to_string(), origin.document.to_string());
         let key = (client.clone(), origin.arrival.epoch, origin.arrival.number);
+        if let EventBody::Forgotten(gone) = event.body {
+            let of = (event.partition.0, client);
+            let is_highest = self.newest.get(&of) == Some(&(key.1, key.2));
+            if gone != is_highest {
+                return Err(format!("{key:?} is asked to be forgotten: {gone}, it is the highest: {is_highest}"));
+            }
+            if gone {
+                self.newest.remove(&of);
+            }
+            return Ok(());
+        }
         let outcome = event.body.outcome();
         let first = *self.outcomes.entry(key.clone()).or_insert(outcome);
         self.decided_at.entry(key.clone()).or_insert(sequence);

@@ -273,7 +273,8 @@ impl World {
                     self.units[i].core.unwatch(&document);
                     self.shown.remove(&(i, document.to_string()));
                 }
-                150..350 => self.deliver()?,
+                150..153 => self.ask_to_forget(1)?,
+                153..350 => self.deliver()?,
                 350..500 => {
                     let i = self.rng.random_range(0..self.storers.len());
                     self.storer(i)?;
@@ -291,6 +292,16 @@ impl World {
                     self.device(i)?;
                 }
             }
+        }
+        self.drain()?;
+        // Long after anybody could still hold a batch all marks go, and everybody comes back.
+        self.ask_to_forget(0)?;
+        self.drain()?;
+        if !self.truth.newest.is_empty() {
+            return Err(format!("marks stay behind: {:?}", self.truth.newest));
+        }
+        for _ in 0..8 {
+            self.submit();
         }
         self.drain()?;
         self.check()

@@ -1,6 +1,7 @@
 //! Publishes on their way to the log, and acknowledgements on theirs back.
 
 use super::*;
+use fieldstream_shared::record::{BatchBuilder, encode_forget};
 
 impl World {
     /// Sends one attempt of a batch, or gives up the one under way when its time is over. Whether
@@ -39,9 +40,7 @@ impl World {
         for _ in 0..flight.copies {
             let message = flight.message.clone();
             if flight.log == Log::Instructions {
-                self.truth.instructions(&message)?;
-                self.note("INSTRUCTIONS grows", &message);
-                self.instructions.append(message).map_err(|_| "the log is full")?;
+                self.log(message)?;
             } else {
                 let sequence = self.events.append(message.clone()).map_err(|_| "the log is full")?;
                 self.note("EVENTS grows", &message);
@@ -52,6 +51,27 @@ impl World {
             self.acknowledge(&flight);
         }
         Ok(())
+    }
+
+    fn log(&mut self, message: Bytes) -> Result<(), String> {
+        self.truth.instructions(&message)?;
+        self.note("INSTRUCTIONS grows", &message);
+        self.instructions.append(message).map_err(|_| "the log is full")?;
+        Ok(())
+    }
+
+    /// A storer asks to forget all marks, by the highest number it knows: `behind` less than there is.
+    pub(super) fn ask_to_forget(&mut self, behind: u64) -> Result<(), String> {
+        let mut records = BatchBuilder::default();
+        for ((partition, client), (epoch, highest)) in &self.truth.newest {
+            let document = (0..DOCUMENTS).map(|n| format!("d{n}")).find(|id| Partition::of(id).0 == *partition);
+            if let Some(document) = document
+                && *highest > behind
+            {
+                records.push(&encode_forget(client, (*epoch, highest - behind), &document, self.now * 1_000));
+            }
+        }
+        if records.is_empty() { Ok(()) } else { self.log(records.finish().into()) }
     }
 
     pub(super) fn acknowledge(&mut self, flight: &Flight) {
