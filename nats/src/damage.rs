@@ -36,15 +36,22 @@ pub async fn permit(connection: &Connection, log: Log, lane: u16) -> Result<(), 
     Ok(())
 }
 
-/// Gives a stream other room, also less than it takes: then it takes nothing more. What it had before.
+/// Gives a stream room for so many messages, also fewer than it holds: then it takes nothing more. `None`
+/// takes the bound away. (By bytes it would look to the storers as if there were no room left at all, and
+/// they would purge it.)
 ///
 /// # Errors
 /// [`NatsError`] if the server does not do it.
-pub async fn set_room(connection: &Connection, log: Log, lane: u16, bytes_max: i64) -> Result<i64, NatsError> {
+pub async fn set_room(
+    connection: &Connection,
+    log: Log,
+    lane: u16,
+    messages_max: Option<u32>,
+) -> Result<(), NatsError> {
     let mut config = stream(connection, log, lane).await?.cached_info().config.clone();
-    let before = std::mem::replace(&mut config.max_bytes, bytes_max);
+    config.max_messages = messages_max.map_or(-1, i64::from);
     let updated = connection.jetstream.update_stream(config).await;
-    updated.map(|_| before).map_err(|e| connection.request_error("giving a stream other room", e.to_string()))
+    updated.map(|_| ()).map_err(|e| connection.request_error("giving a stream other room", e.to_string()))
 }
 
 /// First and last sequence of a stream.
