@@ -393,6 +393,7 @@ fn failures_have_their_codes_and_say_what_to_do() {
         (&["bench", "--server", "tls://127.0.0.1:1"], 2, "--ca"),
         (&["bench", "--server", "tcp://127.0.0.1:1", "--pids", "4294967295"], 2, "--pids"),
         (&["bench", "--server", "tcp://127.0.0.1:1", "--plot", "p.svg"], 2, "--rates"),
+        (&["bench", "--server", "tcp://127.0.0.1:1", "--seconds", "0"], 2, "--seconds"),
         (&["wathc"], 2, "watch"),
         (&["config", "check", "--config", "/nowhere.toml"], 78, "/nowhere.toml"),
     ];

@@ -104,6 +104,9 @@ impl BenchArgs {
         if self.plot.is_some() && steps.len() < 2 {
             return Err(Failure::usage("--plot needs several rates: give --rates or --find-max"));
         }
+        if self.seconds * steps.iter().fold(f64::MAX, |least, rate| least.min(*rate)) < 1.0 {
+            return Err(Failure::usage("nothing would be measured: give more --seconds or a higher rate"));
+        }
         let most = steps.iter().fold(0.0, |most: f64, rate| most.max(*rate)) * (self.warmup + self.seconds);
         if most > f64::from(u32::MAX / 2) {
             return Err(Failure::usage("so many seconds at so high a rate are too many instructions"));

@@ -187,16 +187,18 @@ impl Figures {
     /// full use is not the limit itself.
     fn limit(&self, machine_share: f64) -> Option<&'static str> {
         let is_late = self.gen_late_p99_ms.is_some_and(|ms| ms > GENERATOR_LATE_MS_MAX);
+        let is_full = machine_share >= MACHINE_SHARE_MAX;
         if self.gen_cores >= GENERATOR_CORES_MAX {
             Some("generator")
-        } else if machine_share >= MACHINE_SHARE_MAX {
-            Some(if self.other_cores > OTHER_CORES_MAX { "others" } else { "machine" })
-        } else if is_late {
-            Some("generator")
-        } else if !self.sustained {
-            Some("server")
-        } else {
+        } else if self.sustained && !is_full && !is_late {
             None
+        } else if self.other_cores > OTHER_CORES_MAX && !self.cpu_split.is_empty() {
+            // Without the server's processes it would be one of the others.
+            Some("others")
+        } else if is_full {
+            Some("machine")
+        } else {
+            Some(if is_late { "generator" } else { "server" })
         }
     }
 
@@ -288,7 +290,11 @@ mod tests {
         let figures = Figures { sustained: true, ..good() };
         assert_eq!(figures.limit(0.5), None);
         assert_eq!(figures.limit(0.98), Some("machine"));
-        assert_eq!(Figures { other_cores: 0.3, ..figures.clone() }.limit(0.98), Some("others"));
+        let cpu_split = BTreeMap::from([("fieldstream".to_owned(), 50.0)]);
+        let disturbed = Figures { other_cores: 0.3, cpu_split, ..good() };
+        assert_eq!(disturbed.limit(0.98), Some("others"));
+        assert_eq!(disturbed.limit(0.5), Some("others"), "it was not sustained");
+        assert_eq!(Figures { other_cores: 0.3, ..good() }.limit(0.5), Some("server"), "it is among the others");
         assert_eq!(Figures { gen_late_p99_ms: Some(10.1), ..figures }.limit(0.98), Some("machine"));
         assert_eq!(Figures { sustained: false, ..good() }.limit(0.5), Some("server"));
         assert_eq!(Figures { gen_cores: 0.95, ..good() }.limit(0.98), Some("generator"));

@@ -200,6 +200,11 @@ impl Fleet {
         due_ns.unwrap_or(u64::MAX).min(self.next_sweep_ns)
     }
 
+    /// How long a turn lasts at least ([`Pace::turn_min_ns`](super::step::Pace::turn_min_ns)).
+    pub(super) fn turn_min_ns(&self) -> u64 {
+        self.step.as_ref().map_or(0, |step| step.pace.turn_min_ns())
+    }
+
     /// Keepalive of all clients, now and then: no client has a timer of its own.
     fn sweep(&mut self, now_ns: u64) {
         for i in 0..self.clients.len() {

@@ -148,14 +148,14 @@ fn begin(out: &mut String, head: &Head) {
         }
     }
     text(out, 24.0, 56.0, "start", "fill='#555'", &said);
-    let mut x = 560.0;
+    let mut x = 540.0;
     for (name, colour, _) in CURVES {
         line(out, (x, 30.0), (x + 26.0, 30.0), colour, " stroke-width='2.5'");
         text(out, x + 32.0, 34.0, "start", "", name);
         x += 84.0;
     }
-    dot(out, 573.0, 52.0, "#444", false);
-    text(out, 592.0, 56.0, "start", "fill='#555'", "not sustained (late, missing, or below 97 % of the load)");
+    dot(out, 553.0, 52.0, "#444", false);
+    text(out, 572.0, 56.0, "start", "fill='#555'", "not sustained (late, missing, or below 97 % of the load)");
 }
 
 fn curve(out: &mut String, name: &str, colour: &str, points: &[Point]) {

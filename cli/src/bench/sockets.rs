@@ -5,17 +5,25 @@ use super::fleet::Fleet;
 use super::shell::{Clock, SharedFleet, Shell, TURN_NS};
 use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use rustls::pki_types::ServerName;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Read at once; a client that has more is read again in the same turn.
 const READ_BYTES: usize = 256 * 1024;
 
 /// Connections looked at in one turn: what is due must not wait for thousands of reads.
 const EVENTS_MAX: usize = 256;
+
+/// The system sleeps up to this longer than it was asked to.
+const NAP_NS_MIN: u64 = 50_000;
+
+/// The timer's place among the clients.
+const TIMER: u64 = u64::MAX;
 
 /// How to speak TLS to a server.
 #[derive(Clone)]
@@ -36,6 +44,9 @@ pub(super) struct Sockets {
     tls: Option<Tls>,
     clock: Clock,
     epoll: OwnedFd,
+    timer: OwnedFd,
+    /// What the timer is set to.
+    timer_due_ns: u64,
     links: Vec<Option<Link>>,
     events: Vec<epoll::Event>,
     listed: Vec<usize>,
@@ -50,12 +61,19 @@ impl Sockets {
     /// # Errors
     /// That of the system.
     pub(super) fn new(server: SocketAddr, tls: Option<Tls>, clients: usize, clock: Clock) -> io::Result<Sockets> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), flags)?;
         Ok(Sockets {
             server,
             plain: vec![0; if tls.is_some() { READ_BYTES } else { 0 }],
             tls,
             clock,
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            epoll,
+            timer,
+            timer_due_ns: 0,
             links: (0..clients).map(|_| None).collect(),
             events: Vec::with_capacity(EVENTS_MAX),
             listed: Vec::new(),
@@ -141,9 +159,24 @@ impl Sockets {
         }
     }
 
+    /// Ends a turn not before this.
+    fn nap(&self, until_ns: u64) {
+        let nap_ns = until_ns.saturating_sub(self.clock.now_ns());
+        if nap_ns > NAP_NS_MIN {
+            std::thread::sleep(Duration::from_nanos(nap_ns));
+        }
+    }
+
     /// Waits for connections that have something to say, or until something is due.
-    fn wait(&mut self, wait_ns: u64) -> io::Result<()> {
-        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: wait_ns.min(TURN_NS) as i64 };
+    fn wait(&mut self, due_ns: u64) -> io::Result<()> {
+        let wait_ns = due_ns.saturating_sub(self.clock.now_ns());
+        // epoll's own timeout knows only milliseconds on older systems.
+        if wait_ns > 0 && wait_ns < TURN_NS && self.timer_due_ns != due_ns {
+            let once = Itimerspec { it_interval: timespec(0), it_value: timespec(wait_ns) };
+            rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+            self.timer_due_ns = due_ns;
+        }
+        let timeout = timespec(if wait_ns == 0 { 0 } else { TURN_NS });
         self.events.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -166,9 +199,10 @@ impl Shell for Sockets {
             if done(fleet, now_ns) {
                 return Ok(());
             }
-            self.wait(fleet.next_due_ns().saturating_sub(self.clock.now_ns()))?;
+            self.nap(now_ns + fleet.turn_min_ns());
+            self.wait(fleet.next_due_ns())?;
             let events = std::mem::take(&mut self.events);
-            for event in &events {
+            for event in events.iter().filter(|event| event.data.u64() != TIMER) {
                 self.ready(fleet, event.data.u64() as usize, event.flags);
             }
             self.events = events;
@@ -239,6 +273,10 @@ impl Link {
             }
         }
     }
+}
+
+fn timespec(ns: u64) -> Timespec {
+    Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
 }
 
 fn explain(error: &io::Error) -> String {

@@ -8,6 +8,11 @@ use std::ops::Range;
 /// Latencies beyond are counted as this.
 const LATENCY_US_MAX: u64 = 300_000_000;
 
+/// The least time of a turn grows by so much with each instruction per second …
+const TURN_NS_PER_RATE: f64 = 20.0;
+/// … up to this.
+const TURN_MIN_NS_MAX: u64 = 150_000;
+
 /// What a step is to do. Times are nanoseconds of the program's clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
@@ -25,6 +30,12 @@ impl Pace {
     /// When an instruction is due, whatever happened before.
     pub(super) fn due_ns(&self, index: u32) -> u64 {
         self.start_ns + (f64::from(index) * 1e9 / self.rate) as u64
+    }
+
+    /// How long a turn of the generator lasts at least. A wake-up costs as much as an instruction, so
+    /// that with thousands per second several are taken at once; with few, none waits.
+    pub(super) fn turn_min_ns(&self) -> u64 {
+        ((self.rate * TURN_NS_PER_RATE) as u64).min(TURN_MIN_NS_MAX)
     }
 
     /// Instructions of the step.
@@ -302,6 +313,12 @@ mod tests {
         assert_eq!((step.late_us.len(), step.late_us.max()), (3, 25_007), "of those that are measured");
         while step.release(ms(1_000)).is_some() {}
         assert_eq!((step.released, step.next_due_ns()), (30, None));
+    }
+
+    #[test]
+    fn only_fast_steps_take_several_instructions_in_a_turn() {
+        let at = |rate| Pace { rate, ..pace() }.turn_min_ns();
+        assert_eq!([at(100.0), at(2_000.0), at(5_000.0), at(15_000.0)], [2_000, 40_000, 100_000, 150_000]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::figures::{Figures, Head};
 
-const COLUMNS: &str = " offered/s achieved/s |     ack ms p50     p99    p99.9 | delivery ms p50     p99    p99.9 |  missing | µs each: servers generator | ";
+const COLUMNS: &str = "  offered/s achieved/s |     ack ms p50     p99    p99.9 | delivery ms p50     p99    p99.9 |  missing | µs each: servers generator | ";
 
 /// What stands over the rows.
 pub(super) fn head(head: &Head) -> String {
@@ -19,11 +19,13 @@ pub(super) fn row(figures: &Figures) -> String {
     let us = |value: Option<f64>| value.map_or("–".to_owned(), |us| format!("{us:.1}"));
     let missing = figures.lost + figures.coalesced + figures.unacked + figures.unsent + figures.refused;
     let mut verdict = if figures.sustained { "sustained".to_owned() } else { "not sustained".to_owned() };
-    if let Some(limit) = figures.limited_by {
-        verdict.push_str(&format!(", limited by the {limit}"));
+    match figures.limited_by {
+        Some("others") => verdict.push_str(", disturbed by other programs"),
+        Some(limit) => verdict.push_str(&format!(", limited by the {limit}")),
+        None => {}
     }
     format!(
-        "{:>10} {:>10} |{:>15} {:>7} {:>8} |{:>16} {:>7} {:>8} |{:>9} |{:>17} {:>9} | {verdict}",
+        "{:>11} {:>10} |{:>15} {:>7} {:>8} |{:>16} {:>7} {:>8} |{:>9} |{:>17} {:>9} | {verdict}",
         figures.offered,
         figures.achieved.round(),
         ms(figures.ack.p50),
