@@ -2,6 +2,7 @@
 //! have hit.
 
 use super::nemesis::{Nemesis, PATIENCE};
+use super::proxy::{Direction, Proxy};
 use super::site::{Role, Site};
 use fieldstream_nats::{BatchWriter, Log, Workshop, collect_status, damage, last_sequence};
 use rand::Rng as _;
@@ -9,7 +10,7 @@ use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 /// The faults, by the names in the report, and how often each comes.
-pub(super) const FAULTS: [(&str, u32); 27] = [
+pub(super) const FAULTS: [(&str, u32); 29] = [
     ("kill-processor", 40),
     ("kill-storer", 21),
     ("kill-gateway", 11),
@@ -37,6 +38,8 @@ pub(super) const FAULTS: [(&str, u32); 27] = [
     ("full-disk-nats", 1),
     ("full-disk-storer", 1),
     ("replace-while-nats-hangs", 1),
+    ("one-way-gateways", 1),
+    ("one-way-processors", 1),
 ];
 
 /// Roles that are asked to end do so within this, also when NATS does not answer: they give what is in
@@ -143,6 +146,8 @@ impl Nemesis {
                 site.processor_proxy.freeze(false);
                 self.load.open() > 0
             }
+            "one-way-gateways" => self.stop_one_way(&site.gateway_proxy).await,
+            "one-way-processors" => self.stop_one_way(&site.processor_proxy).await,
             "replace-processor" => self.replace(&mut site.processors),
             "replace-gateway" => self.replace(&mut site.gateways),
             "replace-storer" => self.replace(&mut site.storers),
@@ -189,6 +194,15 @@ impl Nemesis {
             }
             _ => false,
         }
+    }
+
+    /// Lets nothing pass to or from NATS for a while, as chance decides, and everything the other way.
+    async fn stop_one_way(&mut self, proxy: &Proxy) -> bool {
+        let direction = if self.rng.random_bool(0.5) { Direction::Up } else { Direction::Down };
+        proxy.stop_one_way(Some(direction));
+        self.rest(1_000, 3_000).await;
+        proxy.stop_one_way(None);
+        self.load.open() > 0
     }
 
     /// Takes a stream the room for anything more, and gives it back.

@@ -23,9 +23,20 @@ pub struct Proxy {
     pub address: SocketAddr,
 }
 
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From who connects here.
+    Up,
+    /// From the server.
+    Down,
+}
+
 #[derive(Debug)]
 struct State {
     frozen: watch::Sender<bool>,
+    /// Nothing passes in this direction, while everything does in the other.
+    one_way: watch::Sender<Option<Direction>>,
     cuts: watch::Sender<u64>,
     /// How often connections were left half open: those made before stay so.
     stalls: AtomicU64,
@@ -57,6 +68,7 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             frozen: watch::Sender::new(false),
+            one_way: watch::Sender::new(None),
             cuts: watch::Sender::new(0),
             stalls: AtomicU64::new(0),
             slow: AtomicBool::new(false),
@@ -82,6 +94,11 @@ impl Proxy {
     /// Stops or resumes forwarding, in both directions; connections stay open.
     pub fn freeze(&self, frozen: bool) {
         self.state.frozen.send_replace(frozen);
+    }
+
+    /// Stops forwarding in one direction, or resumes it.
+    pub fn stop_one_way(&self, direction: Option<Direction>) {
+        self.state.one_way.send_replace(direction);
     }
 
     /// Leaves all present connections half open: nothing passes any more, and nobody is told. Gives
@@ -116,26 +133,27 @@ async fn forward(client: TcpStream, upstream: SocketAddr, is_nats: bool, state: 
     let back = async {
         match is_nats {
             true => pass_answers(from_server, to_client, &state).await,
-            false => pass(from_server, to_client, &state).await,
+            false => pass(Direction::Down, from_server, to_client, &state).await,
         }
     };
     tokio::select! {
-        () = pass(from_client, to_server, &state) => {}
+        () = pass(Direction::Up, from_client, to_server, &state) => {}
         () = back => {}
         _ = cuts.changed() => {}
     }
     state.connections.fetch_sub(1, Ordering::SeqCst);
 }
 
-async fn thawed(state: &State) {
+async fn thawed(state: &State, direction: Direction) {
     let _ = state.frozen.subscribe().wait_for(|frozen| !frozen).await;
+    let _ = state.one_way.subscribe().wait_for(|stopped| *stopped != Some(direction)).await;
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+async fn pass(direction: Direction, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut buffer = vec![0; 64 << 10];
     let stalls = state.stalls.load(Ordering::SeqCst);
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        thawed(state).await;
+        thawed(state, direction).await;
         if state.stalls.load(Ordering::SeqCst) != stalls {
             std::future::pending::<()>().await;
         }
@@ -155,7 +173,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
 async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut buffer = BytesMut::with_capacity(64 << 10);
     while let Ok(1..) = from.read_buf(&mut buffer).await {
-        thawed(state).await;
+        thawed(state, Direction::Down).await;
         while let Some(length) = frame_length(&buffer) {
             let frame = buffer.split_to(length);
             if state.swallowing.load(Ordering::SeqCst) && is_publish_ack(&frame) {
