@@ -52,7 +52,7 @@ fn what_only_roles_can_see_is_mended_too() {
     let writer = BatchWriter::new(&roles.connection, Log::Events, 0);
     roles.runtime.block_on(writer.append(vec![0xc1].into())).unwrap();
     let said = until("it is found", || Some(roles.check()).filter(|(whole, _)| !whole)).1;
-    assert!(said.contains("found: "), "{said}");
+    assert!(said.contains("said by "), "{said}");
     until("all wait", || {
         let said = roles.status();
         ["gateway-", "processor-"].iter().all(|role| said.contains(role)).then_some(())
