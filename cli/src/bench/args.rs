@@ -58,7 +58,7 @@ pub(crate) struct BenchArgs {
     /// Server processes, to tell their CPU and memory; their children count with them
     #[arg(long, value_name = "PID,…", value_delimiter = ',')]
     pub(crate) pids: Vec<u32>,
-    /// Documents are named `PREFIX<run>/<number>`, so that runs do not meet
+    /// What the names of documents begin with; the run and a number follow, so that runs do not meet
     #[arg(long, value_name = "PREFIX", default_value = "bench/")]
     pub(crate) prefix: String,
     /// Connections that are opened at once

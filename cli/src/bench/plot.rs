@@ -76,7 +76,7 @@ impl Axes {
         let most = all.iter().fold(LIMIT_MS, |most: f64, ms| most.max(*ms));
         Axes {
             rate_max,
-            rate_tick: tick(rate_max / 5.0),
+            rate_tick: tick(rate_max / 8.0),
             low: least.log10().floor() as i32,
             high: (most * 1.1).log10().ceil() as i32,
         }

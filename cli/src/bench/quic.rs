@@ -70,8 +70,11 @@ impl Shell for Quic {
         tasks.block_on(runtime, async {
             let timer = Timer::new()?;
             loop {
-                let wait_ns = turn(&mut fleet.borrow_mut(), wires, common, clients, done);
-                let Some(wait_ns) = wait_ns else { return Ok(()) };
+                let begun_ns = common.clock.now_ns();
+                let due_ns = turn(&mut fleet.borrow_mut(), wires, common, clients, done);
+                let Some(due_ns) = due_ns else { return Ok(()) };
+                common.clock.nap(begun_ns + fleet.borrow().turn_min_ns());
+                let wait_ns = due_ns.saturating_sub(common.clock.now_ns()).min(TURN_NS);
                 timer.wait(wait_ns).await?;
             }
         })
@@ -90,7 +93,7 @@ impl Shell for Quic {
     }
 }
 
-/// One turn of the schedule: how long to wait for the next, or nothing if it was the last.
+/// One turn of the schedule: when the next has something to do, or nothing if it was the last.
 fn turn(
     fleet: &mut Fleet,
     wires: &[Rc<Wire>],
@@ -108,8 +111,7 @@ fn turn(
     fleet.take_listed(&mut listed);
     let wakers = common.wakers.borrow();
     listed.drain(..).filter_map(|client| wakers[client].as_ref()).for_each(Waker::wake_by_ref);
-    let wait_ns = fleet.next_due_ns().saturating_sub(common.clock.now_ns()).min(TURN_NS);
-    (!done(fleet, now_ns)).then_some(wait_ns)
+    (!done(fleet, now_ns)).then(|| fleet.next_due_ns())
 }
 
 /// One client's connection, from connecting to its end.

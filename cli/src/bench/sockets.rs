@@ -11,16 +11,12 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Read at once; a client that has more is read again in the same turn.
 const READ_BYTES: usize = 256 * 1024;
 
 /// Connections looked at in one turn: what is due must not wait for thousands of reads.
 const EVENTS_MAX: usize = 256;
-
-/// The system sleeps up to this longer than it was asked to.
-const NAP_NS_MIN: u64 = 50_000;
 
 /// The timer's place among the clients.
 const TIMER: u64 = u64::MAX;
@@ -159,14 +155,6 @@ impl Sockets {
         }
     }
 
-    /// Ends a turn not before this.
-    fn nap(&self, until_ns: u64) {
-        let nap_ns = until_ns.saturating_sub(self.clock.now_ns());
-        if nap_ns > NAP_NS_MIN {
-            std::thread::sleep(Duration::from_nanos(nap_ns));
-        }
-    }
-
     /// Waits for connections that have something to say, or until something is due.
     fn wait(&mut self, due_ns: u64) -> io::Result<()> {
         let wait_ns = due_ns.saturating_sub(self.clock.now_ns());
@@ -199,7 +187,7 @@ impl Shell for Sockets {
             if done(fleet, now_ns) {
                 return Ok(());
             }
-            self.nap(now_ns + fleet.turn_min_ns());
+            self.clock.nap(now_ns + fleet.turn_min_ns());
             self.wait(fleet.next_due_ns())?;
             let events = std::mem::take(&mut self.events);
             for event in events.iter().filter(|event| event.data.u64() != TIMER) {
