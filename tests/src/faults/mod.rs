@@ -77,7 +77,7 @@ pub async fn run(options: &RunOptions) -> Json {
         tokio::spawn(watcher);
     }
     let reader = LiveReader::start(&options.directory);
-    let mut nemesis = Nemesis::new(StdRng::seed_from_u64(options.seed), load.clone(), &site).await;
+    let mut nemesis = Nemesis::new(StdRng::seed_from_u64(options.seed), load.clone(), &mut site).await;
     let end = Instant::now() + options.faults_for;
     while Instant::now() < end {
         nemesis.strike(&mut site).await;

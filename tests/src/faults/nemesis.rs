@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// So long a recovery may take before it counts as none.
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);
+/// So long the first start may take, on whatever machine.
+const PATIENCE_AT_START: Duration = Duration::from_secs(120);
 /// Documents of the probes: many, so that they lie in partitions of every processor.
 const PROBES: usize = 8;
 
@@ -37,13 +39,27 @@ pub(super) struct Nemesis {
 }
 
 impl Nemesis {
-    pub(super) async fn new(mut rng: StdRng, load: Load, site: &Site) -> Nemesis {
+    /// Connects once the deployment is up.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub(super) async fn new(mut rng: StdRng, load: Load, site: &mut Site) -> Nemesis {
         let connection = Connection::connect(site.nats.server(), "nemesis").await.expect("a connection");
-        let mut probes = Vec::new();
-        for (i, url) in site.urls.iter().enumerate() {
-            let probe = tokio::time::timeout(PATIENCE, connect(url, &format!("probe-{i}"), &site.ca)).await;
-            probes.push(probe.expect("the deployment comes up; its logs say why not").expect("a probe"));
-        }
+        let urls: Vec<_> = site.urls.iter().cloned().zip(0..).collect();
+        let ca = site.ca.clone();
+        let connecting = urls.iter().map(|(url, i)| {
+            let (name, ca) = (format!("probe-{i}"), &ca);
+            async move { connect(url, &name, ca).await }
+        });
+        let mut started_again = 0;
+        let probes = tokio::select! {
+            probes = tokio::time::timeout(PATIENCE_AT_START, futures::future::try_join_all(connecting)) => probes,
+            () = keep_running(site, &mut started_again) => Ok(Ok(Vec::new())),
+        };
+        let Ok(Ok(probes)) = probes else {
+            site.tell_logs();
+            panic!("the deployment does not come up: {:?}", probes.err());
+        };
         let faults: Vec<_> = FAULTS.into_iter().filter(|(name, _)| can_be_inflicted(name, site)).collect();
         let mut first: Vec<_> = faults.iter().map(|(name, _)| *name).collect();
         first.shuffle(&mut rng);
@@ -59,10 +75,13 @@ impl Nemesis {
             acked: BTreeMap::new(),
             recoveries_ms: BTreeMap::new(),
             stuck: 0,
-            started_again: 0,
+            started_again,
         };
         // Everything is up before anything is broken.
-        assert!(nemesis.probe().await, "the deployment works; its logs say why not");
+        if !nemesis.probe().await {
+            site.tell_logs();
+            panic!("the deployment came up and does not work");
+        }
         nemesis
     }
 
@@ -77,28 +96,17 @@ impl Nemesis {
             self.misses += 1;
         }
         let healed = Instant::now();
-        // As a service manager would: a role that finds no NATS at its start ends, and is started again.
         let mut ended = 0;
-        let starting = async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                for role in site.roles() {
-                    if !role.is_running() {
-                        ended += 1;
-                        role.start();
-                    }
-                }
-            }
-        };
         let recovered = tokio::select! {
             recovered = self.probe() => recovered,
-            () = starting => false,
+            () = keep_running(site, &mut ended) => false,
         };
         self.started_again += ended;
         *self.acked.entry(name).or_default() += self.load.acked() - acked;
         match recovered {
             true => self.recoveries_ms.entry(name).or_default().push(healed.elapsed().as_millis() as u64),
             false => {
+                site.tell_logs();
                 eprintln!("no recovery within {PATIENCE:?} after {name}");
                 self.stuck += 1;
             }
@@ -163,4 +171,17 @@ fn percentiles(mut ms: Vec<u64>) -> [u64; 3] {
     ms.sort_unstable();
     let at = |share: f64| ms.get(((ms.len() as f64 - 1.0) * share).round().max(0.0) as usize).copied().unwrap_or(0);
     [at(0.5), at(0.99), at(1.0)]
+}
+
+/// As a service manager would: a role that finds no NATS at its start ends, and is started again.
+async fn keep_running(site: &mut Site, ended: &mut u64) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for role in site.roles() {
+            if !role.is_running() {
+                *ended += 1;
+                role.start();
+            }
+        }
+    }
 }

@@ -119,6 +119,11 @@ pub struct SiteOptions {
     pub has_disks: bool,
 }
 
+/// Of each log, when something does not come up.
+const LINES_TOLD: usize = 12;
+/// Ports of roles.
+const PORTS_FROM: u16 = 16_000;
+const PORTS: u16 = 14_000;
 /// Of a disk of its own; blocks are taken from the machine's only when they are written.
 const DISK_BYTES: u64 = 8 << 30;
 
@@ -246,6 +251,17 @@ impl Site {
         self.storers.iter_mut().chain(&mut self.processors).chain(&mut self.gateways)
     }
 
+    /// Prints the last lines of each log, and which role does not run.
+    pub fn tell_logs(&mut self) {
+        for role in self.roles() {
+            let state = if role.is_running() { "runs" } else { "has ended" };
+            eprintln!("-- {}, which {state}", role.name);
+            let log = std::fs::read_to_string(&role.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(LINES_TOLD)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+
     /// Sends nats-server a signal.
     pub fn signal_nats(&self, signal: Signal) {
         if let Some(pid) = Pid::from_raw(self.nats.pid().cast_signed()) {
@@ -259,7 +275,10 @@ impl Site {
     }
 }
 
+/// A free port that stays free until a role takes it: one below those that the kernel gives to outgoing
+/// connections, since a device that tries to connect meanwhile would otherwise sooner or later take it.
 fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address")
+    let ports = (0..PORTS).map(|_| rand::random_range(PORTS_FROM..PORTS_FROM + PORTS));
+    let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    free.next().expect("a free port").local_addr().expect("an address")
 }
