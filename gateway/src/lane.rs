@@ -149,6 +149,10 @@ impl LaneQueue {
         }
         let Collected { records, origins } = self.closed.pop_front().unwrap_or_else(|| std::mem::take(&mut self.open));
         let record_bytes = records.bytes();
+        if self.open.records.is_empty() {
+            // The next batch is mostly about as large: it need not grow step by step, copied each time.
+            self.open.records = BatchBuilder::with_room(record_bytes + record_bytes / 4);
+        }
         let message = Bytes::from(records.finish());
         if defect::active(Defect::AckBeforePubAck) {
             tell_logged(&origins, &mut Wakes::default());

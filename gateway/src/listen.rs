@@ -31,6 +31,8 @@ const PORT_ATTEMPTS: usize = 32;
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 const BIND_RETRY: Duration = Duration::from_millis(50);
 
+/// Of the socket that all QUIC connections share, each way.
+const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// Flow control of QUIC: one stream carries everything, so small windows do, and bound what a
 /// client can make the gateway hold.
 const QUIC_STREAM_WINDOW: u32 = 128 * 1024;
@@ -103,7 +105,10 @@ async fn bind_pair(address: SocketAddr) -> Result<(TcpListener, UdpSocket), Gate
         let at = tcp.local_addr().map_err(|e| listen_error(address, "TLS", e))?;
         let bound = if address.port() == 0 { UdpSocket::bind(at) } else { bind_udp(at).await };
         match bound {
-            Ok(udp) => return Ok((tcp, udp)),
+            Ok(udp) => {
+                widen(&udp);
+                return Ok((tcp, udp));
+            }
             Err(error) => {
                 attempts -= 1;
                 if attempts == 0 || address.port() != 0 {
@@ -111,6 +116,18 @@ async fn bind_pair(address: SocketAddr) -> Result<(TcpListener, UdpSocket), Gate
                 }
             }
         }
+    }
+}
+
+/// All QUIC connections share one socket: what comes while its reader waits for a core must fit into the
+/// socket's buffer, or it is lost and sent again. The kernel gives as much of it as it may
+/// (`net.core.rmem_max`), and with less everything works, only slower.
+fn widen(socket: &UdpSocket) {
+    use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+    let widened = set_socket_recv_buffer_size(socket, UDP_BUFFER_BYTES)
+        .and_then(|()| set_socket_send_buffer_size(socket, UDP_BUFFER_BYTES));
+    if let Err(error) = widened {
+        tracing::debug!(%error, "the buffers of the QUIC socket stay as they are");
     }
 }
 

@@ -165,6 +165,11 @@ impl Wakes {
         result
     }
 
+    /// Number of sessions to wake.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Wakes them; outside of all locks.
     pub(crate) fn wake(&mut self) {
         self.0.drain(..).for_each(|mailbox| mailbox.waker.wake());

@@ -3,16 +3,28 @@
 use crate::error::GatewayError;
 use crate::shared::Shared;
 use fieldstream_nats::{
-    Connection, Finding, Health, Log, LogReader, ProgressReader, ReadClient, Severity, Start, Topology, first_sequence,
+    Connection, Finding, Health, Log, LogError, LogMessage, LogReader, ProgressReader, ReadClient, Severity, Start,
+    Topology, first_sequence,
 };
 use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::read::{AnswerBody, Query, Request};
+use futures::FutureExt as _;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long to ask for a storer's checkpoint before the log is read from its beginning.
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(1);
+
+/// What one round of the fan-out takes in at most.
+const GATHER_MESSAGES_MAX: usize = 64;
+const GATHER_BYTES_MAX: usize = 4 << 20;
+/// From so many sessions on that one round wakes, the next round may wait.
+const REST_FROM_SESSIONS: usize = 64;
+/// About twice what waking a session and writing to it costs: so the fan-out alone never takes all of
+/// the machine.
+const REST_PER_SESSION: Duration = Duration::from_micros(20);
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// Code of the finding that a storer is waited for.
 const NO_STORER: &str = "no-storer";
@@ -88,18 +100,49 @@ pub(crate) async fn read_lane(shared: Arc<Shared>, lane: u16, reader: LogReader)
 async fn read(shared: &Shared, lane: u16, mut reader: LogReader) -> GatewayError {
     let this = &shared.lanes[usize::from(lane)];
     loop {
-        let message = match reader.next().await {
-            Ok(message) => message,
-            Err(error) => return error.into(),
-        };
-        let result = this.step(|hub, effects| {
+        let mut messages = Vec::new();
+        let gathered = gather(&mut reader, &mut messages).await;
+        let begun = Instant::now();
+        let (result, rest) = this.step(|hub, effects| {
             let clients = shared.clients.read().unwrap_or_else(PoisonError::into_inner);
-            hub.handle_batch(message.sequence, &message.payload, &clients, effects)
+            let result = messages.iter().try_for_each(|message| {
+                let handled = hub.handle_batch(message.sequence, &message.payload, &clients, effects);
+                handled.map_err(|source| GatewayError::Undecodable { lane, sequence: message.sequence, source })
+            });
+            (result, rest_after(effects.wakes.len(), clients.len()))
         });
-        if let Err(source) = result {
-            return GatewayError::Undecodable { lane, sequence: message.sequence, source };
+        if let Err(error) = result.and_then(|()| Ok(gathered?)) {
+            return error;
+        }
+        if !rest.is_zero() {
+            tokio::time::sleep_until(begun + rest).await;
         }
     }
+}
+
+/// The next message, and what is there already behind it: sessions are woken once for all of it.
+async fn gather(reader: &mut LogReader, messages: &mut Vec<LogMessage>) -> Result<(), LogError> {
+    let mut next = Some(reader.next().await);
+    let mut bytes = 0;
+    while let Some(message) = next {
+        let message = message?;
+        bytes += message.payload.len();
+        messages.push(message);
+        let is_enough = messages.len() >= GATHER_MESSAGES_MAX || bytes >= GATHER_BYTES_MAX;
+        next = if is_enough { None } else { reader.next().now_or_never() };
+    }
+    Ok(())
+}
+
+/// How long the fan-out rests behind a round that woke so many sessions of so many clients. Each of
+/// them costs a system call. When a round wakes a good part of all clients, the next one wakes mostly
+/// the same ones: after a rest each of them gets more with one call. Otherwise a rest would spare
+/// nothing and only cost time.
+fn rest_after(woken: usize, clients: usize) -> Duration {
+    if woken < REST_FROM_SESSIONS || woken * 4 < clients {
+        return Duration::ZERO;
+    }
+    (REST_PER_SESSION * u32::try_from(woken).unwrap_or(u32::MAX)).min(REST_MAX)
 }
 
 /// Follows the storers' progress until the gateway stops.

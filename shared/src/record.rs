@@ -160,6 +160,11 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
+    /// An empty batch with room for records of so many bytes, no more than a batch can hold.
+    pub fn with_room(bytes: usize) -> BatchBuilder {
+        BatchBuilder { records: Vec::with_capacity(bytes.min(BATCH_BYTES_MAX)), count: 0 }
+    }
+
     /// Whether the batch takes no more records.
     pub fn is_full(&self) -> bool {
         self.count >= BATCH_RECORDS_MAX || self.records.len() >= BATCH_BYTES_MAX
