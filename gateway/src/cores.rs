@@ -121,7 +121,15 @@ impl Gateway {
 
     /// Acts on what has come, until the session must wait.
     pub fn turn(&mut self, session: u64, now_ms: u64, wall_us: u64) {
-        let Some(mut seat) = self.seats.remove(&session) else { return };
+        // Taken out whole, which costs next to nothing, so that a seat can act on the rest.
+        let mut seats = std::mem::take(&mut self.seats);
+        if let Some(seat) = seats.get_mut(&session) {
+            self.turn_of(seat, now_ms, wall_us);
+        }
+        self.seats = seats;
+    }
+
+    fn turn_of(&mut self, seat: &mut Seat, now_ms: u64, wall_us: u64) {
         while may_read(&seat.mailbox) {
             if seat.client.is_some()
                 && seat.session.has_input()
@@ -130,11 +138,10 @@ impl Gateway {
                 continue;
             }
             match seat.session.poll(now_ms, wall_us) {
-                Some(action) => self.act(&mut seat, action, wall_us),
+                Some(action) => self.act(seat, action, wall_us),
                 None => break,
             }
         }
-        self.seats.insert(session, seat);
     }
 
     fn act(&mut self, seat: &mut Seat, action: Action, wall_us: u64) {
@@ -203,8 +210,14 @@ impl Gateway {
 
     /// Bytes for a client, about `bytes_max`, and whether the connection ends behind them.
     pub fn output(&mut self, session: u64, bytes_max: usize) -> (Vec<u8>, bool) {
-        let Some(seat) = self.seats.get_mut(&session) else { return (Vec::new(), true) };
         let mut writing = VecDeque::new();
+        let ends = self.take_output(session, bytes_max, &mut writing);
+        (writing.iter().flat_map(|frames| frames.iter().copied()).collect(), ends)
+    }
+
+    /// As [`Gateway::output`], but the frames as they are handed to the socket.
+    pub fn take_output(&mut self, session: u64, bytes_max: usize, writing: &mut VecDeque<Bytes>) -> bool {
+        let Some(seat) = self.seats.get_mut(&session) else { return true };
         loop {
             let mut inbound = seat.mailbox.lock();
             let stale = if inbound.closing().is_none() { inbound.outbox.next_stale() } else { None };
@@ -213,16 +226,19 @@ impl Gateway {
                 self.hub.refresh(document, &seat.mailbox, &mut Wakes::default());
                 continue;
             }
-            if inbound.outbox.take(bytes_max, &mut writing) == 0
+            if inbound.outbox.take(bytes_max, writing) == 0
                 && let Some(closing) = inbound.closing()
                 && !seat.has_told
             {
                 writing.push_back(closing.frame());
                 seat.has_told = true;
             }
+            // As at the end of a connection's turn: what comes next wakes it.
+            inbound.rise();
+            inbound.rest();
             break;
         }
-        (writing.iter().flat_map(|frames| frames.iter().copied()).collect(), seat.has_told)
+        seat.has_told
     }
 
     /// The next message of EVENTS.

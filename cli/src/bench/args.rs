@@ -55,6 +55,9 @@ pub(crate) struct BenchArgs {
     /// When an instruction counts as done
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "applied")]
     pub(crate) ack: Ack,
+    /// Documents that are put first, each once, until they are stored; nobody watches them
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) fill: Option<usize>,
     /// Server processes, to tell their CPU and memory; their children count with them
     #[arg(long, value_name = "PID,…", value_delimiter = ',')]
     pub(crate) pids: Vec<u32>,

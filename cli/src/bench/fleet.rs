@@ -1,6 +1,8 @@
 //! All clients of a run without their sockets: bytes and the time come in, bytes go out, and every
 //! delivery is checked and counted. Times are nanoseconds of the program's clock.
 
+mod stock;
+
 use super::client::{Client, Outbox, Phase};
 use super::layout::Layout;
 use super::payload::{Label, Payloads};
@@ -45,6 +47,8 @@ pub(super) struct Fleet {
     payloads: Payloads,
     clients: Vec<Client>,
     step: Option<Step>,
+    /// At which level documents count that are put before anything is measured, while they are.
+    stock_ack: Option<AckLevel>,
     /// Clients that may have something to send.
     listed: Vec<usize>,
     opening: usize,
@@ -64,6 +68,7 @@ impl Fleet {
             payloads,
             clients,
             step: None,
+            stock_ack: None,
             listed: Vec::new(),
             opening: 0,
             ready: 0,
@@ -243,6 +248,9 @@ impl Fleet {
 
     /// Puts the instructions that are due into a client's outbox, as far as its window goes.
     pub(super) fn fill(&mut self, i: usize, now_ns: u64) {
+        if let Some(ack) = self.stock_ack {
+            return self.put_stock(i, ack, now_ns);
+        }
         let client = &mut self.clients[i];
         let Some(step) = &mut self.step else { return };
         while client.may_send(now_ns) && client.outbox.pending().len() < OUTBOX_BYTES_MAX {
@@ -353,10 +361,13 @@ impl Fleet {
 
     fn outcome(&mut self, i: usize, number: u64, level: AckLevel, outcome: Option<Outcome>, now_ns: u64) {
         let is_refused = matches!(outcome, Some(Outcome::Refused(_) | Outcome::Dead(_)));
-        if !is_refused && level < self.common.ack {
+        if !is_refused && level < self.stock_ack.unwrap_or(self.common.ack) {
             return;
         }
         let resolved = self.clients[i].window.resolve(number);
+        if let (Some(_), true, Some(outcome)) = (self.stock_ack, is_refused, outcome) {
+            self.first_error.get_or_insert(format!("a document was not made: {outcome:?}"));
+        }
         let Some(step) = &mut self.step else { return };
         match (resolved, outcome) {
             (Resolved::Earlier, _) => {}

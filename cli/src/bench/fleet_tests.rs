@@ -348,3 +348,35 @@ fn a_client_pings_in_time_and_a_silent_server_is_given_up() {
     world.fleet.turn(92_000 * MS);
     assert_eq!((world.fleet.dead(), world.fleet.ready()), (4, 0));
 }
+
+#[test]
+fn documents_that_are_put_first_are_as_many_as_asked_for_and_count_for_nothing() {
+    let mut world = World::connected(LAYOUT, AckLevel::Applied);
+    world.fleet.begin_stock(6, AckLevel::Stored);
+    let seen: Vec<Seen> = (0..4).flat_map(|client| world.sends(client)).collect();
+    let mut documents: Vec<&str> = seen.iter().map(|seen| &*seen.document).collect();
+    documents.sort_unstable();
+    assert_eq!(documents, ["d/stock/0", "d/stock/1", "d/stock/2", "d/stock/3", "d/stock/4", "d/stock/5"]);
+    assert_eq!(world.fleet.stock_missing(), 6);
+    for seen in &seen {
+        world.applied(seen, 1);
+    }
+    assert_eq!(world.fleet.stock_missing(), 6, "not stored yet");
+    for seen in seen.iter().rev() {
+        world.outcome(seen.client, seen.number, AckLevel::Stored, Some(Outcome::Applied { revision: 1 }));
+    }
+    assert_eq!((world.fleet.stock_missing(), world.fleet.first_error()), (0, None));
+    world.fleet.end_stock();
+    world.begin(1, 4);
+    let sent: Vec<Seen> = (0..4).flat_map(|client| world.sends(client)).collect();
+    assert_eq!(sent.iter().map(|seen| &*seen.document).collect::<Vec<_>>(), ["d/0", "d/1", "d/0", "d/1"]);
+}
+
+#[test]
+fn a_document_that_is_refused_is_told() {
+    let mut world = World::connected(LAYOUT, AckLevel::Applied);
+    world.fleet.begin_stock(1, AckLevel::Stored);
+    let seen = world.sends(0);
+    world.outcome(0, seen[0].number, AckLevel::Stored, Some(Outcome::Refused(Code::FORBIDDEN)));
+    assert!(world.fleet.first_error().is_some_and(|error| error.contains("not made")));
+}

@@ -84,6 +84,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     if !args.server.json {
         output::line(&table::head(&head))?;
     }
+    if let Some(documents) = args.fill {
+        run.stock(documents)?;
+    }
     let measured = measure(args, &mut run, &head);
     run.shell.end();
     measured

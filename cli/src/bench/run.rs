@@ -8,6 +8,7 @@ use super::process::{Processes, Used};
 use super::shell::{Clock, SharedFleet, Shell};
 use super::step::{Pace, Step};
 use crate::exit::{Exit, Failure};
+use fieldstream_shared::outcome::AckLevel;
 
 /// Time between the connecting and a look at the memory of idle connections.
 const SETTLE_NS: u64 = 500_000_000;
@@ -69,6 +70,35 @@ impl Run<'_> {
             return Err(Failure::new(Exit::TimedOut, message).help("wait longer for each with --timeout"));
         }
         Ok(())
+    }
+
+    /// Puts so many documents, as fast as the server takes them, and waits until they are stored.
+    ///
+    /// # Errors
+    /// Why they are not.
+    pub(super) fn stock(&mut self, documents: usize) -> Result<(), Failure> {
+        let patience_ns = u64::try_from(self.args.server.timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.fleet.borrow_mut().begin_stock(u32::try_from(documents).unwrap_or(u32::MAX), AckLevel::Stored);
+        let (mut least, mut progress_ns, mut timed_out) = (u64::MAX, self.clock.now_ns(), false);
+        self.drive(&mut |fleet, now_ns| {
+            let missing = fleet.stock_missing();
+            if missing < least {
+                (least, progress_ns) = (missing, now_ns);
+            }
+            timed_out = now_ns.saturating_sub(progress_ns) > patience_ns;
+            missing == 0 || fleet.first_error().is_some() || timed_out
+        })?;
+        let mut fleet = self.fleet.borrow_mut();
+        let missing = fleet.stock_missing();
+        fleet.end_stock();
+        match (fleet.first_error(), timed_out) {
+            (Some(error), _) => Err(Failure::failed(format_args!("--fill: {missing} documents are missing: {error}"))),
+            (None, true) => Err(Failure::new(
+                Exit::TimedOut,
+                format!("--fill: {missing} documents are missing, and no further comes"),
+            )),
+            (None, false) => Ok(()),
+        }
     }
 
     /// Runs one rate. Clients that an earlier one has worn out are connected anew before.

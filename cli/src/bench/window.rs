@@ -4,7 +4,7 @@ use fieldstream_shared::limits::NUMBER_WINDOW;
 
 const SLOTS: usize = NUMBER_WINDOW as usize;
 
-/// An instruction of an earlier step: its outcome makes room and counts for nothing else.
+/// An instruction of an earlier step or of none: its outcome makes room and counts for nothing else.
 const FORGOTTEN: u32 = u32::MAX;
 
 /// What became known of a number.
@@ -70,6 +70,16 @@ impl Window {
         self.indices[slot(number)] = index;
         self.next += 1;
         (number, self.settled)
+    }
+
+    /// Numbers an instruction that is of no step.
+    pub(super) fn take_uncounted(&mut self) -> (u64, u64) {
+        self.take(FORGOTTEN)
+    }
+
+    /// How many numbers are unresolved.
+    pub(super) fn unresolved(&self) -> u64 {
+        self.next - self.settled - u64::from(self.resolved.count_ones())
     }
 
     /// The outcome of a number is known.
