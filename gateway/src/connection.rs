@@ -151,8 +151,9 @@ impl<S: Stream> Connection<S> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         self.mailbox.waker.register(context.waker());
         self.mailbox.lock().rise();
+        // Once for the turn, which is short; the deadlines at its end look at the clock again.
+        let now_ms = self.shared.now_ms();
         loop {
-            let now_ms = self.shared.now_ms();
             let has_read = match self.poll_read(context, now_ms) {
                 Ok(has_read) => has_read,
                 Err(end) => return Poll::Ready(end),

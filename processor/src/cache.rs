@@ -8,6 +8,7 @@ use fieldstream_shared::document::Document;
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::marks::Mark;
 use fieldstream_shared::partition::Partition;
+use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
 
 /// What names a value.
@@ -63,7 +64,9 @@ struct Entry {
 /// A bounded cache of one lane's values.
 #[derive(Debug, Default)]
 pub struct Cache {
-    entries: HashMap<Key, Entry>,
+    /// Looked into a dozen times per instruction. Its hash is seeded at random, and nobody outside sees
+    /// the order of what is in here.
+    entries: HashMap<Key, Entry, RandomState>,
     /// Keys by last use, lazily: an entry used since is moved to the end when it comes up.
     order: VecDeque<(Key, u64)>,
     clock: u64,
