@@ -92,9 +92,12 @@ async fn read(shared: &Shared, lane: u16, mut reader: LogReader) -> GatewayError
             Ok(message) => message,
             Err(error) => return error.into(),
         };
+        let read_us = shared.traces.clock.now_us();
         let result = this.step(|hub, effects| {
             let clients = shared.clients.read().unwrap_or_else(PoisonError::into_inner);
-            hub.handle_batch(message.sequence, &message.payload, &clients, effects)
+            let handled = hub.handle_batch(message.sequence, &message.payload, &clients, effects);
+            shared.traces.event(&mut effects.traced, &mut effects.wakes, read_us);
+            handled
         });
         if let Err(source) = result {
             return GatewayError::Undecodable { lane, sequence: message.sequence, source };
