@@ -44,6 +44,7 @@ mod signals;
 mod status;
 mod storers;
 mod supervise;
+mod trace;
 mod up;
 mod version;
 
@@ -151,6 +152,7 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
         | Command::Get(_)
         | Command::Ls(_)
         | Command::Watch(_)
+        | Command::Trace(_)
         | Command::Replay(_) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
             block_on(client_command(&cli.command))
@@ -169,6 +171,7 @@ async fn client_command(command: &Command) -> Result<(), Failure> {
         Command::Get(args) => client::get(args).await,
         Command::Ls(args) => client::ls(args).await,
         Command::Watch(args) => client::watch(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Replay(args) => replay::run(args).await,
         _ => Ok(()),
     }

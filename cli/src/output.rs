@@ -8,6 +8,20 @@ pub(crate) fn colours_on_stderr() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// Whether results may be coloured.
+pub(crate) fn colours_on_stdout() -> bool {
+    stdout_is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Columns of the terminal, or of what is written elsewhere.
+pub(crate) fn columns() -> usize {
+    const ELSEWHERE: usize = 120;
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+        _ => ELSEWHERE,
+    }
+}
+
 /// Whether a person reads stdout.
 pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()

@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 /// gone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// Ends the driver when nobody holds the client any more.
@@ -144,9 +144,32 @@ impl Client {
     /// # Errors
     /// A refusal that needs no server (form, size, id), or the end of the client.
     pub async fn submit(&self, document: &str, operation: Operation, how: How) -> Result<Pending, ClientError> {
+        self.submit_as(document, operation, how, false).await
+    }
+
+    /// As [`Client::submit`], and asks all hops to note when they had it.
+    pub(crate) async fn submit_traced(
+        &self,
+        document: &str,
+        operation: Operation,
+        how: How,
+    ) -> Result<Pending, ClientError> {
+        self.inner.shared.with(|session| {
+            session.traces(Instant::now().into_std(), wall_us());
+        });
+        self.submit_as(document, operation, how, true).await
+    }
+
+    async fn submit_as(
+        &self,
+        document: &str,
+        operation: Operation,
+        how: How,
+        traced: bool,
+    ) -> Result<Pending, ClientError> {
         let document = DocumentId::new(document)?;
         let operation = encode(&document, &how, &operation)?;
-        let instruction = Instruction { document, if_revision: how.if_revision, operation, ack: how.ack };
+        let instruction = Instruction { document, if_revision: how.if_revision, operation, ack: how.ack, traced };
         let (mut waiter, receiver) = oneshot::channel();
         let shared = &self.inner.shared;
         let turn = shared.line.lock().await;

@@ -76,7 +76,8 @@ impl Device {
     ) -> bool {
         let mut bytes = Vec::new();
         operation.write(&mut bytes);
-        let instruction = Instruction { document: document.clone(), if_revision, operation: bytes.into(), ack };
+        let instruction =
+            Instruction { document: document.clone(), if_revision, operation: bytes.into(), ack, traced: false };
         let (waiter, result) = oneshot::channel();
         let taken = matches!(self.session.submit(&instruction, waiter), Ok(None));
         if taken {

@@ -33,6 +33,7 @@ mod journal_writer;
 mod options;
 mod session;
 mod state_file;
+mod trace;
 mod transport;
 mod watch;
 #[cfg(feature = "wire")]
@@ -42,6 +43,8 @@ pub mod wire;
 pub use client::{Client, LateRefusals, Pending};
 pub use error::ClientError;
 pub use options::{ClientOptions, How, LateRefusal, Receipt, Status};
+pub use session::traces::{Clocks, OWN_CLOCK};
+pub use trace::Trace;
 pub use transport::QuicSocket;
 pub use watch::{Watch, WatchEvent};
 
@@ -53,4 +56,5 @@ pub use fieldstream_shared::ids::{ClientId, DocumentId};
 pub use fieldstream_shared::instruction::Operation;
 pub use fieldstream_shared::outcome::AckLevel;
 pub use fieldstream_shared::read::Listed;
+pub use fieldstream_shared::trace::{Hop, KnownClock, Stamp, Stamps, clock::Offset};
 pub use fieldstream_shared::value::{Map, Value};

@@ -138,7 +138,13 @@ mod tests {
 
     fn instruction(n: u8) -> Instruction {
         let document = DocumentId::new("d").unwrap();
-        Instruction { document, if_revision: Some(3), operation: vec![n; 10].into(), ack: AckLevel::Stored }
+        Instruction {
+            document,
+            if_revision: Some(3),
+            operation: vec![n; 10].into(),
+            ack: AckLevel::Stored,
+            traced: false,
+        }
     }
 
     fn open(path: &Path) -> (StateFile, Restored) {

@@ -10,10 +10,11 @@ use crate::reads;
 use crate::session::{Action, Session};
 use crate::shared::{Shared, wall_us};
 use crate::takeover;
+use crate::traces::SessionTrace;
 use bytes::{Buf, Bytes};
 use fieldstream_shared::code::Code;
 use fieldstream_shared::frame::{Attempt, FromServer, Limits, Welcome};
-use fieldstream_shared::ids::ClientId;
+use fieldstream_shared::ids::{ClientId, Number};
 use fieldstream_shared::limits::FRAME_BYTES_MAX;
 use fieldstream_shared::outcome::AckLevel;
 use std::cell::RefCell;
@@ -77,6 +78,8 @@ struct Connection<S: Stream> {
     has_told: bool,
     timer: Pin<Box<Sleep>>,
     timer_ms: u64,
+    /// Of clients that trace.
+    trace: Option<Box<SessionTrace>>,
 }
 
 /// Serves a client until it leaves, is sent away or falls silent.
@@ -115,6 +118,7 @@ pub(crate) async fn serve<S: Stream>(
         has_told: false,
         timer: Box::pin(tokio::time::sleep_until(shared.instant(timer_ms))),
         timer_ms,
+        trace: None,
         shared,
     };
     let stopped = connection.shared.stopped.clone();
@@ -202,6 +206,9 @@ impl<S: Stream> Connection<S> {
                 Some(action) => self.act(action)?,
                 None => break,
             }
+            if let Some(trace) = &mut self.trace {
+                trace.next_frame();
+            }
         }
         if !self.is_reading {
             return Ok(false);
@@ -215,7 +222,12 @@ impl<S: Stream> Connection<S> {
                 Poll::Ready(Ok(())) => {
                     match buffer.filled() {
                         [] => self.session.handle_end(),
-                        bytes => self.session.handle_bytes(now_ms, bytes),
+                        bytes => {
+                            if let Some(trace) = &mut self.trace {
+                                trace.read(self.session.has_input(), self.shared.traces.clock.now_us());
+                            }
+                            self.session.handle_bytes(now_ms, bytes);
+                        }
                     }
                     Ok(true)
                 }
@@ -226,13 +238,20 @@ impl<S: Stream> Connection<S> {
     fn act(&mut self, action: Action) -> Result<(), End> {
         let (shared, mailbox) = (&self.shared, &self.mailbox);
         match action {
-            Action::Log { partition, record, number, settled, ack } => {
+            Action::Log { partition, record, number, settled, ack, traced } => {
                 let mut inbound = mailbox.lock();
                 inbound.numbers.sent(number, settled, ack);
                 let epoch = inbound.numbers.epoch();
                 drop(inbound);
                 let tell_logged = ack == AckLevel::Logged;
-                let origin = Origin { mailbox: Arc::clone(mailbox), epoch, number, tell_logged };
+                let trace = match &self.client {
+                    Some(client) if traced => {
+                        let trace = self.trace.get_or_insert_default();
+                        shared.traces.begin(trace, Number { client: client.clone(), epoch, number }, mailbox)
+                    }
+                    _ => None,
+                };
+                let origin = Origin { mailbox: Arc::clone(mailbox), epoch, number, tell_logged, trace };
                 shared.lane(partition).append(&record, origin);
             }
             Action::Send(frames) if frames.is_empty() => {}
@@ -249,6 +268,10 @@ impl<S: Stream> Connection<S> {
                     let listing = Listing { request, prefix, after, limit };
                     listing::list(shared, mailbox, rights.clone(), listing);
                 }
+            }
+            Action::Clock { nonce } => {
+                self.trace.get_or_insert_default();
+                mailbox.lock().outbox.keep(shared.traces.pong(nonce));
             }
             Action::Sync { request } => {
                 mailbox.lock().requests_open += 1;
@@ -333,6 +356,10 @@ impl<S: Stream> Connection<S> {
                     consume(&mut self.writing, n);
                     self.progress_ms = now_ms;
                     (has_written, self.needs_flush) = (true, true);
+                    self.shared.traces.wrote();
+                    if let Some(trace) = &mut self.trace {
+                        trace.wrote(|| self.shared.traces.clock.now_us());
+                    }
                 }
             }
         }
@@ -346,6 +373,9 @@ impl<S: Stream> Connection<S> {
                     (self.needs_flush, self.progress_ms) = (false, now_ms);
                 }
             }
+        }
+        if let Some(trace) = &mut self.trace {
+            has_written |= self.shared.traces.tell_written(trace, &self.mailbox);
         }
         if self.has_told { Err(End::Told) } else { Ok(has_written) }
     }
@@ -366,6 +396,9 @@ impl<S: Stream> Connection<S> {
                 continue;
             }
             let taken = inbound.outbox.take(TAKE_BYTES, &mut self.writing);
+            if let Some(trace) = &mut self.trace {
+                trace.fetched(&mut inbound.traced);
+            }
             if taken == 0
                 && let Some(closing) = inbound.closing()
             {

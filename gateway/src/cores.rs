@@ -60,8 +60,14 @@ pub struct Gateway {
     last_load: u64,
 }
 
-const RULES: Rules =
-    Rules { hello_ms: 10_000, frame_ms: 10_000, keepalive_ms: 30_000, window: NUMBER_WINDOW, watches_max: WATCHES_MAX };
+const RULES: Rules = Rules {
+    hello_ms: 10_000,
+    frame_ms: 10_000,
+    keepalive_ms: 30_000,
+    window: NUMBER_WINDOW,
+    watches_max: WATCHES_MAX,
+    gateway: 1,
+};
 
 impl Gateway {
     /// A gateway nobody is connected to.
@@ -153,7 +159,7 @@ impl Gateway {
                 let epoch = inbound.numbers.epoch();
                 drop(inbound);
                 let tell_logged = ack == AckLevel::Logged;
-                let origin = Origin { mailbox: Arc::clone(mailbox), epoch, number, tell_logged };
+                let origin = Origin { mailbox: Arc::clone(mailbox), epoch, number, tell_logged, trace: None };
                 self.queue.append(&record, origin, &mut Wakes::default());
             }
             Action::Send(frames) if frames.is_empty() => {}
@@ -168,8 +174,8 @@ impl Gateway {
                 self.admit(seat, client, (epoch, sent_upto), attempt, wall_us);
             }
             Action::Close { code, reason } => mailbox.lock().close(Closing::new(code, reason)),
-            // Reads are answered by tasks of the shell, which are not here.
-            Action::Get { .. } | Action::List { .. } | Action::Sync { .. } | Action::Left => {}
+            // Reads are answered by tasks of the shell, which are not here, and so are clocks.
+            Action::Get { .. } | Action::List { .. } | Action::Sync { .. } | Action::Clock { .. } | Action::Left => {}
         }
     }
 

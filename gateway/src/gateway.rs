@@ -9,6 +9,7 @@ use crate::options::{Addresses, GatewayLimits, GatewayOptions};
 use crate::reader::{self, ReadFrom};
 use crate::shared::{Lane, Shared};
 use crate::takeover;
+use crate::traces;
 use crate::{reads, writer};
 use fieldstream_nats::{
     Connection, GatewayLane, GatewayStatus, Health, Log, LogReader, Member, ProgressReader, ReadClient, RoleStatus,
@@ -92,6 +93,7 @@ impl Gateway {
         let notes = SessionNotes::subscribe(&gateway.shared.consuming).await?;
         let (stopped, shared) = (gateway.shared.stopped.clone(), Arc::clone(&gateway.shared));
         gateway.shared.tasks.spawn(takeover::hear(Arc::clone(&shared), notes));
+        gateway.shared.tasks.spawn(traces::hear(Arc::clone(&shared)));
         gateway.shared.tasks.spawn(async move {
             let _ = stopped.run_until_cancelled(takeover::tell(shared, came_here)).await;
         });

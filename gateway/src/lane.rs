@@ -11,6 +11,7 @@ use fieldstream_shared::defect::{self, Defect};
 use fieldstream_shared::frame::FromServer;
 use fieldstream_shared::outcome::AckLevel;
 use fieldstream_shared::record::BatchBuilder;
+use fieldstream_shared::trace::Stamps;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,12 +28,17 @@ pub(crate) struct Origin {
     pub(crate) number: u64,
     /// Its client wants to know when it is logged.
     pub(crate) tell_logged: bool,
+    /// It is traced, and what was noted of it so far.
+    pub(crate) trace: Option<Box<Stamps>>,
 }
 
 #[derive(Debug, Default)]
 struct Collected {
     records: BatchBuilder,
     origins: Vec<Origin>,
+    /// When the first record came ([`LaneQueue::note_opening`]).
+    since_us: u64,
+    has_traced: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +46,9 @@ struct Flight {
     record_bytes: usize,
     origins: Vec<Origin>,
     since_ms: u64,
+    /// When its first record came.
+    collected_since_us: u64,
+    has_traced: bool,
     attempts: u32,
 }
 
@@ -128,8 +137,21 @@ impl LaneQueue {
             self.is_full.store(true, Ordering::Relaxed);
         }
         self.hold_back(&origin.mailbox, wakes);
+        self.open.has_traced |= origin.trace.is_some();
         self.open.origins.push(origin);
         self.flight.is_none()
+    }
+
+    /// Notes the time, if the record appended last is the first of its batch.
+    pub(crate) fn note_opening(&mut self, now_us: impl FnOnce() -> u64) {
+        if self.open.records.len() == 1 {
+            self.open.since_us = now_us();
+        }
+    }
+
+    /// Since when the oldest record of the batch in flight has been here, and how many it has.
+    pub(crate) fn flight(&self) -> (u64, u64) {
+        self.flight.as_ref().map_or((0, 0), |flight| (flight.collected_since_us, flight.origins.len() as u64))
     }
 
     fn pause(&mut self, mailbox: &Arc<Mailbox>, wakes: &mut Wakes) {
@@ -147,7 +169,8 @@ impl LaneQueue {
         if self.flight.is_some() || self.is_empty() {
             return None;
         }
-        let Collected { records, origins } = self.closed.pop_front().unwrap_or_else(|| std::mem::take(&mut self.open));
+        let collected = self.closed.pop_front().unwrap_or_else(|| std::mem::take(&mut self.open));
+        let Collected { records, origins, since_us, has_traced } = collected;
         let record_bytes = records.bytes();
         if self.open.records.is_empty() {
             // The next batch is mostly about as large: it need not grow step by step, copied each time.
@@ -157,17 +180,23 @@ impl LaneQueue {
         if defect::active(Defect::AckBeforePubAck) {
             tell_logged(&origins, &mut Wakes::default());
         }
-        self.flight = Some(Flight { record_bytes, origins, since_ms: now_ms, attempts: 0 });
+        let (since_ms, collected_since_us) = (now_ms, since_us);
+        self.flight = Some(Flight { record_bytes, origins, since_ms, collected_since_us, has_traced, attempts: 0 });
         Some(message)
     }
 
-    /// The batch in flight is in the log.
-    pub(crate) fn acknowledged(&mut self, wakes: &mut Wakes) {
-        let Some(flight) = self.flight.take() else { return };
+    /// The batch in flight is in the log. Returns those of its records that are traced.
+    pub(crate) fn acknowledged(&mut self, wakes: &mut Wakes) -> Vec<Origin> {
+        let Some(flight) = self.flight.take() else { return Vec::new() };
         self.outage = false;
         self.logged_records += flight.origins.len() as u64;
         tell_logged(&flight.origins, wakes);
         self.landed(flight.record_bytes, wakes);
+        if flight.has_traced {
+            flight.origins.into_iter().filter(|origin| origin.trace.is_some()).collect()
+        } else {
+            Vec::new()
+        }
     }
 
     fn landed(&mut self, record_bytes: usize, wakes: &mut Wakes) {
@@ -272,7 +301,7 @@ mod tests {
 
     fn append(queue: &mut LaneQueue, mailbox: &Arc<Mailbox>, number: u64, bytes: usize) {
         mailbox.lock().numbers.sent(number, 1, AckLevel::Logged);
-        let origin = Origin { mailbox: Arc::clone(mailbox), epoch: 0, number, tell_logged: true };
+        let origin = Origin { mailbox: Arc::clone(mailbox), epoch: 0, number, tell_logged: true, trace: None };
         queue.append(&vec![7; bytes], origin, &mut Wakes::default());
     }
 
@@ -301,7 +330,7 @@ mod tests {
     fn batches_close_at_their_limit() {
         let mut queue = LaneQueue::new(QueueLimits { bytes_max: 1 << 20, ..LIMITS });
         let m = mailbox(1);
-        let origin = |number| Origin { mailbox: Arc::clone(&m), epoch: 0, number, tell_logged: false };
+        let origin = |number| Origin { mailbox: Arc::clone(&m), epoch: 0, number, tell_logged: false, trace: None };
         for number in 0..BATCH_RECORDS_MAX as u64 + 1 {
             queue.append(&[1], origin(number), &mut Wakes::default());
         }
@@ -368,5 +397,25 @@ mod tests {
         queue.failed(40_000, &mut Wakes::default());
         queue.acknowledged(&mut Wakes::default());
         assert!(queue.outage().is_none());
+    }
+
+    #[test]
+    fn traced_records_come_back_with_the_acknowledgement() {
+        let mut queue = LaneQueue::new(QueueLimits { bytes_max: 1 << 20, ..LIMITS });
+        let m = mailbox(1);
+        let stamps = Stamps { member: 1, clock: 2, stamps: Vec::new() };
+        append(&mut queue, &m, 1, 5);
+        queue.note_opening(|| 70);
+        let origin =
+            Origin { mailbox: Arc::clone(&m), epoch: 0, number: 2, tell_logged: false, trace: Some(Box::new(stamps)) };
+        queue.append(&[7], origin, &mut Wakes::default());
+        queue.note_opening(|| panic!("not the first"));
+        queue.take_batch(0).unwrap();
+        assert_eq!(queue.flight(), (70, 2));
+        append(&mut queue, &m, 3, 5);
+        let traced = queue.acknowledged(&mut Wakes::default());
+        assert_eq!(traced.iter().map(|origin| origin.number).collect::<Vec<_>>(), [2]);
+        queue.take_batch(0).unwrap();
+        assert!(queue.acknowledged(&mut Wakes::default()).is_empty());
     }
 }

@@ -13,7 +13,7 @@
 //! Cores without sockets and clocks: `session` (one client's frames), `hub` (who gets what of one
 //! lane's events), `lane` (batches on their way to the log), `outbox` and `numbers` (one client's
 //! queue and unresolved numbers), [`TokenPolicy`]. Around them: `connection`, `listen`, `writer`,
-//! `reader`, `reads`, `listing`, `takeover`, and [`Gateway`], where to start reading. The device wire is described in
+//! `reader`, `reads`, `listing`, `takeover`, `traces`, and [`Gateway`], where to start reading. The device wire is described in
 //! `docs/PROTOCOL.md`.
 
 mod connection;
@@ -36,6 +36,7 @@ mod session;
 mod shared;
 mod takeover;
 mod tokens;
+mod traces;
 mod writer;
 
 pub use error::GatewayError;

@@ -3,6 +3,7 @@
 
 use crate::numbers::Numbers;
 use crate::outbox::Outbox;
+use crate::traces::Seen;
 use bytes::Bytes;
 use fieldstream_shared::code::Code;
 use fieldstream_shared::frame::{Attempt, FromServer};
@@ -50,6 +51,8 @@ pub(crate) struct Inbound {
     pub(crate) draining: bool,
     /// Reads (GET, LIST, SYNC) that are not answered yet.
     pub(crate) requests_open: usize,
+    /// Events of its traced instructions that frames in the outbox are about.
+    pub(crate) traced: Vec<Seen>,
     closing: Option<Closing>,
     /// Something was put in since the connection looked.
     news: bool,
@@ -115,6 +118,7 @@ impl Mailbox {
             paused: false,
             draining: false,
             requests_open: 0,
+            traced: Vec::new(),
             closing: None,
             news: false,
             awake: false,
@@ -152,27 +156,36 @@ impl Mailbox {
 
 /// Sessions to wake at the end of a step: each once, however much it got.
 #[derive(Debug, Default)]
-pub(crate) struct Wakes(Vec<Arc<Mailbox>>);
+pub(crate) struct Wakes {
+    sleeping: Vec<Arc<Mailbox>>,
+    has_posted: bool,
+}
 
 impl Wakes {
     /// Does something to a session, and remembers to wake it.
     pub(crate) fn post<R>(&mut self, mailbox: &Arc<Mailbox>, act: impl FnOnce(&mut Inbound) -> R) -> R {
         let mut inbound = mailbox.lock();
         let result = act(&mut inbound);
+        self.has_posted = true;
         if inbound.note() {
-            self.0.push(Arc::clone(mailbox));
+            self.sleeping.push(Arc::clone(mailbox));
         }
         result
     }
 
     /// Number of sessions to wake.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.sleeping.len()
+    }
+
+    /// Whether anything was done to any session, also to one that is awake.
+    pub(crate) fn has_posted(&self) -> bool {
+        self.has_posted
     }
 
     /// Wakes them; outside of all locks.
     pub(crate) fn wake(&mut self) {
-        self.0.drain(..).for_each(|mailbox| mailbox.waker.wake());
+        self.sleeping.drain(..).for_each(|mailbox| mailbox.waker.wake());
     }
 }
 

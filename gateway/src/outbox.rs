@@ -55,6 +55,13 @@ impl Outbox {
         }
     }
 
+    /// Queues frames that nobody depends on, if there is plenty of room; else they are dropped.
+    pub(crate) fn spare(&mut self, frames: Bytes) {
+        if !self.is_closing && (self.bytes + frames.len()) * 2 <= self.bytes_max {
+            self.push(None, frames);
+        }
+    }
+
     /// Queues a stale document's present state, whatever its size: every document can be delivered.
     /// If there is no room now, it stays stale until [`Outbox::next_stale`] asks for it, so at most
     /// one such state comes on top of half the bound.

@@ -103,12 +103,14 @@ async fn read(shared: &Shared, lane: u16, mut reader: LogReader) -> GatewayError
         let mut messages = Vec::new();
         let gathered = gather(&mut reader, &mut messages).await;
         let begun = Instant::now();
+        let read_us = shared.traces.clock.now_us();
         let (result, rest) = this.step(|hub, effects| {
             let clients = shared.clients.read().unwrap_or_else(PoisonError::into_inner);
             let result = messages.iter().try_for_each(|message| {
                 let handled = hub.handle_batch(message.sequence, &message.payload, &clients, effects);
                 handled.map_err(|source| GatewayError::Undecodable { lane, sequence: message.sequence, source })
             });
+            shared.traces.event(&mut effects.traced, &mut effects.wakes, read_us);
             (result, rest_after(effects.wakes.len(), clients.len()))
         });
         if let Err(error) = result.and_then(|()| Ok(gathered?)) {

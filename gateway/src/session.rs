@@ -34,6 +34,8 @@ pub(crate) struct Rules {
     pub(crate) keepalive_ms: u64,
     pub(crate) window: u64,
     pub(crate) watches_max: usize,
+    /// The gateway's number: where stamps of traced instructions go.
+    pub(crate) gateway: u64,
 }
 
 /// A wish to follow a document, checked.
@@ -51,7 +53,7 @@ pub(crate) enum Action {
     /// Decide whether this client may connect: then [`Session::admit`], or close.
     Authenticate { client: ClientId, token: Option<String>, epoch: u64, sent_upto: u64, attempt: Attempt },
     /// Append a record to the lane of its partition.
-    Log { partition: Partition, record: Vec<u8>, number: u64, settled: u64, ack: AckLevel },
+    Log { partition: Partition, record: Vec<u8>, number: u64, settled: u64, ack: AckLevel, traced: bool },
     /// Send frames.
     Send(Bytes),
     /// Follow a document.
@@ -62,6 +64,8 @@ pub(crate) enum Action {
     Get { request: u64, document: DocumentId },
     /// List documents.
     List { request: u64, prefix: String, after: String, limit: usize },
+    /// Answer with what is known of clocks.
+    Clock { nonce: u64 },
     /// Answer when everything is stored.
     Sync { request: u64 },
     /// Tell the client why and close.
@@ -256,6 +260,7 @@ impl Session {
             (_, FromClient::Ping { nonce }) => {
                 Action::Send(crate::mailbox::frame(&FromServer::Pong { nonce, time_us: wall_us }))
             }
+            (_, FromClient::PingClock { nonce }) => Action::Clock { nonce },
             (_, FromClient::Sync { request }) => Action::Sync { request },
             (_, FromClient::Bye) => {
                 self.phase = Phase::Closed;
@@ -282,7 +287,7 @@ impl Session {
     }
 
     fn instruct(&mut self, instruct: &Instruct<'_>, wall_us: u64) -> Action {
-        let Instruct { number, settled, resent, ack, content } = *instruct;
+        let Instruct { number, settled, resent, traced, ack, content } = *instruct;
         if number == 0 || number < settled || number - settled >= self.rules.window {
             let reason = format!("number {number} is outside the window {settled}..+{}", self.rules.window);
             return self.close(Code::OUTSIDE_WINDOW, reason);
@@ -303,6 +308,8 @@ impl Session {
         {
             return refused(code);
         }
+        // Who may not write is not traced either, however often the number was sent.
+        let trace = (traced && refuse.is_none()).then_some(self.rules.gateway);
         let record = NewRecord {
             client: &identity.client,
             epoch: identity.epoch,
@@ -312,8 +319,10 @@ impl Session {
             received_at_us: wall_us,
             content,
             refuse,
+            trace,
         };
-        Action::Log { partition: Partition::of(&document), record: record.encode(), number, settled, ack }
+        let (partition, traced) = (Partition::of(&document), trace.is_some());
+        Action::Log { partition, record: record.encode(), number, settled, ack, traced }
     }
 
     fn watch(&mut self, watch: &Watch<'_>) -> Action {

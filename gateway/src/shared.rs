@@ -7,7 +7,8 @@ use crate::mailbox::{Closing, Entry, Mailbox, SessionId, Wakes};
 use crate::options::GatewayLimits;
 use crate::session::Rules;
 use crate::tokens::TokenPolicy;
-use fieldstream_nats::{Connection, Health, ReadClient, Topology};
+use crate::traces::Traces;
+use fieldstream_nats::{Connection, Health, ReadClient, Topology, TraceClock};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::partition::Partition;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -69,7 +70,7 @@ impl Lane {
     pub(crate) fn step<R>(&self, step: impl FnOnce(&mut LaneHub, &mut Effects) -> R) -> R {
         let mut effects = Effects::default();
         let result = step(&mut lock(&self.hub), &mut effects);
-        let Effects { wakes, loads } = effects;
+        let Effects { wakes, loads, .. } = effects;
         drop(wakes);
         if !loads.is_empty() {
             self.ask(loads);
@@ -104,7 +105,11 @@ impl Lane {
     /// Appends a record to the queue.
     pub(crate) fn append(&self, record: &[u8], origin: Origin) {
         let mut wakes = Wakes::default();
-        if self.queue().append(record, origin, &mut wakes) {
+        let mut queue = self.queue();
+        let wakes_writer = queue.append(record, origin, &mut wakes);
+        queue.note_opening(|| TraceClock::of_process().now_us());
+        drop(queue);
+        if wakes_writer {
             self.work.notify_one();
         }
     }
@@ -136,6 +141,8 @@ pub(crate) struct Shared {
     draining: AtomicBool,
     started: Instant,
     fatal: mpsc::Sender<GatewayError>,
+    /// What is traced, and how long hops take.
+    pub(crate) traces: Traces,
     /// Where problems are reported.
     pub(crate) health: Health,
     /// No new connections.
@@ -161,11 +168,13 @@ impl Shared {
         (fatal, health): (mpsc::Sender<GatewayError>, Health),
         came: mpsc::Sender<(ClientId, Entry)>,
     ) -> Shared {
+        let gateway = rand::random();
         Shared {
             places: Arc::new(Semaphore::new(limits.connections_max)),
             arrivals: Arc::new(Semaphore::new(limits.arrivals_max)),
             limits,
-            gateway: rand::random(),
+            gateway,
+            traces: Traces::new(gateway, &health),
             came,
             topology,
             tokens,
@@ -224,6 +233,7 @@ impl Shared {
             keepalive_ms: limits.keepalive.as_millis() as u64,
             window: limits.window.min(fieldstream_shared::limits::NUMBER_WINDOW),
             watches_max: limits.watches_max.min(fieldstream_shared::limits::WATCHES_MAX),
+            gateway: self.gateway,
         }
     }
 

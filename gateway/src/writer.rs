@@ -15,7 +15,10 @@ pub(crate) async fn write_lane(shared: Arc<Shared>, lane: u16, connection: Conne
     let work = async {
         let mut acknowledged = 0;
         loop {
-            let batch = shared.lanes[usize::from(lane)].queue().take_batch(shared.now_ms());
+            let batch = {
+                let mut queue = shared.lanes[usize::from(lane)].queue();
+                queue.take_batch(shared.now_ms()).map(|message| (message, queue.flight()))
+            };
             match batch {
                 Some(batch) => {
                     let landed = land(&shared, lane, &connection, &writer, acknowledged, batch).await?;
@@ -42,9 +45,11 @@ async fn land(
     connection: &Connection,
     writer: &BatchWriter,
     acknowledged: u64,
-    batch: Bytes,
+    (batch, (since_us, records)): (Bytes, (u64, u64)),
 ) -> Result<Option<u64>, GatewayError> {
     let this = &shared.lanes[usize::from(lane)];
+    let published_us = shared.traces.clock.now_us();
+    shared.traces.published((since_us, records), published_us);
     let mut must_look = false;
     let mut trouble = WriteTrouble::new(&shared.health, Log::Instructions, lane);
     loop {
@@ -60,7 +65,8 @@ async fn land(
                 Ok(last) => {
                     // Dropped after the queue's lock, and that is when the sessions are woken.
                     let mut wakes = Wakes::default();
-                    this.queue().acknowledged(&mut wakes);
+                    let traced = this.queue().acknowledged(&mut wakes);
+                    shared.traces.logged(traced, records, published_us, &mut wakes);
                     trouble.over();
                     return Ok(Some(last));
                 }

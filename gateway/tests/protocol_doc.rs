@@ -15,6 +15,7 @@ use fieldstream_shared::limits;
 use fieldstream_shared::msgpack::decode;
 use fieldstream_shared::outcome::{AckLevel, Outcome};
 use fieldstream_shared::read::Listed;
+use fieldstream_shared::trace::{Hop, KnownClock, Stamp, Stamps, clock::Offset};
 use fieldstream_shared::value::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -55,7 +56,7 @@ fn from_client() -> Vec<(&'static str, FromClient<'static>)> {
         Watch { document: "site7/boiler-1", revision: 3, state_hash: 0x0123_4567_89ab_cdef, mode: WatchMode::Changes };
     let fresh = Watch { document: "d", revision: 0, state_hash: 0, mode: WatchMode::Bodies };
     let content = Content { document: "d", if_revision: None, operation: OPERATION };
-    let instruct = Instruct { number: 4, settled: 2, resent: false, ack: AckLevel::Applied, content };
+    let instruct = Instruct { number: 4, settled: 2, resent: false, traced: false, ack: AckLevel::Applied, content };
     let conditional = Content { if_revision: Some(3), ..content };
     let hello = Hello {
         protocol: 1,
@@ -73,11 +74,13 @@ fn from_client() -> Vec<(&'static str, FromClient<'static>)> {
             "INSTRUCT-resent",
             FromClient::Instruct(Instruct { resent: true, ack: AckLevel::Stored, content: conditional, ..instruct }),
         ),
+        ("INSTRUCT-traced", FromClient::Instruct(Instruct { traced: true, ..instruct })),
         ("WATCH", FromClient::Watch(fresh)),
         ("UNWATCH", FromClient::Unwatch { document: "d" }),
         ("GET", FromClient::Get { request: 7, document: "d" }),
         ("LIST", FromClient::List { request: 8, prefix: "site7/", after: "", limit: 100 }),
         ("PING", FromClient::Ping { nonce: 5 }),
+        ("PING-clocks", FromClient::PingClock { nonce: 5 }),
         ("SYNC", FromClient::Sync { request: 9 }),
         ("BYE", FromClient::Bye),
     ]
@@ -99,6 +102,9 @@ fn from_server() -> Vec<(&'static str, FromServer<'static>)> {
         bytes: 20,
         time_us: 1_800_000_000_000_000,
     };
+    let stamp = |(hop, at_us)| Stamp { hop, at_us };
+    let stamps = [(Hop::ProcessorRead, 1_800_000_000_000_000), (Hop::ProcessorApplied, 1_800_000_000_000_050)];
+    let stamps = stamps.map(stamp).to_vec();
     vec![
         ("WELCOME", FromServer::Welcome(welcome)),
         ("OUTCOME-logged", outcome(AckLevel::Logged, None)),
@@ -113,9 +119,19 @@ fn from_server() -> Vec<(&'static str, FromServer<'static>)> {
         ("PAUSE", FromServer::Pause { retry_after_ms: 2000 }),
         ("RESUME", FromServer::Resume),
         ("PONG", FromServer::Pong { nonce: 5, time_us: 1_800_000_000_000_000 }),
+        (
+            "PONG-clocks",
+            FromServer::PongClock {
+                nonce: 5,
+                time_us: 1_800_000_000_000_000,
+                clock: (9, 1_800_000_000_000_000),
+                others: vec![KnownClock { clock: 10, offset: Offset { ahead_us: -70, uncertainty_us: 25 } }],
+            },
+        ),
         ("CLOSE", FromServer::Close { code: Code::IDLE, reason: "nothing was heard", retry_after_ms: 0 }),
         ("REFUSED", FromServer::Refused { request: 7, document: "d", code: Code::FORBIDDEN }),
         ("SYNCED", FromServer::Synced { request: 9 }),
+        ("TRACE", FromServer::Trace { epoch: 1, number: 4, stamps: Stamps { member: 3, clock: 9, stamps } }),
     ]
 }
 

@@ -4,6 +4,7 @@
 //! and readiness show the same text; a finding outlives a restart of its role within the process.
 
 use crate::status::RoleStatus;
+use fieldstream_shared::histogram::Histogram;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -49,6 +50,8 @@ pub(crate) type Report = dyn Fn() -> RoleStatus + Send + Sync;
 struct State {
     findings: BTreeMap<String, Finding>,
     ready: bool,
+    /// How long the hops of this role take, by name.
+    hops: BTreeMap<&'static str, Arc<Histogram>>,
     /// Weak: a role that is gone says nothing any more.
     report: Option<Weak<Report>>,
 }
@@ -103,6 +106,17 @@ impl Health {
     /// What is found at present, in order of codes.
     pub fn findings(&self) -> Vec<Finding> {
         self.lock().findings.values().cloned().collect()
+    }
+
+    /// Where the role counts how long a hop takes. It goes on counting where a run of the role before
+    /// it in this process has stopped.
+    pub fn hop(&self, name: &'static str) -> Arc<Histogram> {
+        Arc::clone(self.lock().hops.entry(name).or_default())
+    }
+
+    /// All hops the role counts, in order of names.
+    pub fn hops(&self) -> Vec<(&'static str, Arc<Histogram>)> {
+        self.lock().hops.iter().map(|(name, hop)| (*name, Arc::clone(hop))).collect()
     }
 
     /// From now on the role is asked here.

@@ -29,6 +29,7 @@ mod sessions;
 mod status;
 mod storers;
 pub mod topology;
+mod trace;
 mod write_trouble;
 
 pub use batch_writer::{BatchWriter, WriteError};
@@ -51,4 +52,5 @@ pub use storers::{
     Order, OrderCall, OrderReply, OrderServer, RebuildOrder, Rebuilt, request_rebuild, request_snapshot,
 };
 pub use topology::{Log, Topology, TopologyOptions, first_sequence, last_sequence, stream_state};
+pub use trace::{Heard, TraceClock, TraceDesk, TraceEar, TraceService};
 pub use write_trouble::WriteTrouble;

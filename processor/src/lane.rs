@@ -6,8 +6,10 @@
 mod apply;
 mod loads;
 mod status;
+mod timing;
 
 pub use status::LaneStatus;
+pub use timing::{Timing, Traced};
 
 use crate::cache::{Cache, Key};
 use bytes::Bytes;
@@ -87,6 +89,8 @@ pub struct LaneOptions {
 #[derive(Debug)]
 struct Message {
     sequence: u64,
+    /// When it was read.
+    read_us: u64,
     bytes: usize,
     records: Vec<Pending>,
 }
@@ -116,6 +120,8 @@ pub struct Built {
     pub message: Bytes,
     /// Events in it.
     pub events: usize,
+    /// When what it is made of came.
+    pub timing: Timing,
 }
 
 /// Values to ask storers for.
@@ -241,11 +247,12 @@ impl Lane {
         self.messages_bytes < BUFFER_BYTES_MAX
     }
 
-    /// Takes the next message of INSTRUCTIONS.
+    /// Takes the next message of INSTRUCTIONS. `read_us` is when it came, by the clock that stamps are
+    /// by.
     ///
     /// # Errors
     /// [`LaneError::Version`].
-    pub fn handle_instructions(&mut self, sequence: u64, payload: &Bytes) -> Result<(), LaneError> {
+    pub fn handle_instructions(&mut self, sequence: u64, payload: &Bytes, read_us: u64) -> Result<(), LaneError> {
         let first = Partition(u8::try_from(self.lane).unwrap_or(u8::MAX));
         let records = match decode_batch(payload) {
             Ok(records) => records.into_iter().map(|record| self.pending(first, payload.slice_ref(record))).collect(),
@@ -257,7 +264,7 @@ impl Lane {
         };
         self.instructions_sequence = sequence;
         self.messages_bytes += payload.len();
-        self.messages.push_back(Message { sequence, bytes: payload.len(), records });
+        self.messages.push_back(Message { sequence, read_us, bytes: payload.len(), records });
         self.trim();
         Ok(())
     }
@@ -392,7 +399,7 @@ impl Lane {
         work.touched.dedup();
         work.touched.iter().for_each(|key| self.cache.hold(key));
         self.unread.insert(self.counter, Own { touched: work.touched, partitions });
-        Ok(Some(Built { id, message, events: work.events.len() }))
+        Ok(Some(Built { id, message, events: work.events.len(), timing: work.timing }))
     }
 
     /// Applies what is buffered, until the batch is full. A partition whose values are missing
@@ -403,6 +410,7 @@ impl Lane {
         let begin = usize::try_from(lowest.sequence.saturating_sub(front)).unwrap_or(usize::MAX);
         for m in begin..self.messages.len() {
             let sequence = self.messages[m].sequence;
+            work.timing.at_message(self.messages[m].read_us);
             for index in 0..self.messages[m].records.len() {
                 let pending = &self.messages[m].records[index];
                 let (p, index) = (pending.partition, index as u32);
@@ -486,6 +494,7 @@ struct Work {
     blocked: HashMap<Partition, Position>,
     /// The values that the blocked records need, there or not.
     needed: Vec<Key>,
+    timing: Timing,
 }
 
 fn key_order(key: &Key) -> (Option<u8>, &str) {

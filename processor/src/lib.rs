@@ -15,6 +15,7 @@ pub mod lane;
 pub mod membership;
 mod service;
 mod sharing;
+mod timing;
 mod worker;
 
 pub use service::{Ownership, Processor, ProcessorError, ProcessorOptions};

@@ -2,10 +2,11 @@
 
 use crate::lane::{LaneError, LaneStatus};
 use crate::sharing;
+use crate::timing::Hops;
 use crate::worker::{self, Worker};
 use fieldstream_nats::{
     Connection, Health, LogError, Member, NatsError, ProcessorLane, ProcessorStatus, ProgressReader, ReadClient,
-    RoleStatus, Server, Topology, serve_status,
+    RoleStatus, Server, Topology, TraceDesk, serve_status,
 };
 use fieldstream_shared::partition::PartitionSet;
 use fieldstream_shared::read::Progress;
@@ -138,6 +139,12 @@ impl Processor {
         let member = Member::new("processor", env!("CARGO_PKG_VERSION"), options.health.clone());
         let owned = sharing::begin(options.ownership, member.name.clone(), &publish, &left, &mut membership).await?;
         let (failed, failures) = mpsc::channel(usize::from(topology.lanes) + 1);
+        let (desk, traces) = TraceDesk::open(&consume, rand::random());
+        let hops = Hops::new(desk, &options.health);
+        let until = left.clone();
+        membership.spawn(async move {
+            let _ = until.run_until_cancelled(traces.run()).await;
+        });
         let mut workers = JoinSet::new();
         let mut lanes = Vec::new();
         for lane in 0..topology.lanes {
@@ -154,6 +161,7 @@ impl Processor {
                 options: options.clone(),
                 stop: stop.clone(),
                 status,
+                hops: hops.clone(),
             };
             let failed = failed.clone();
             workers.spawn(async move {

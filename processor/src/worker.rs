@@ -1,7 +1,9 @@
 //! Drives one lane's core: feeds it both logs and the storers' answers, publishes what it builds.
 
-use crate::lane::{Built, Lane, LaneOptions, LaneStatus, Load};
+use crate::lane::{Lane, LaneOptions, LaneStatus, Load};
 use crate::service::{ProcessorError, ProcessorOptions};
+use crate::timing::{Hops, Way};
+use bytes::Bytes;
 use fieldstream_nats::{
     BatchWriter, Connection, Finding, Health, Log, LogError, LogMessage, LogPump, LogReader, ReadClient, ReadError,
     Severity, Start, Topology, WriteTrouble, first_sequence, last_sequence,
@@ -27,6 +29,7 @@ pub(crate) struct Worker {
     pub(crate) options: ProcessorOptions,
     pub(crate) stop: CancellationToken,
     pub(crate) status: watch::Sender<LaneStatus>,
+    pub(crate) hops: Hops,
 }
 
 /// A storer that is starting may take this long to answer; without one, the whole log is read.
@@ -139,6 +142,8 @@ impl Worker {
                 }
                 if let Some(built) = lane.poll_batch(begun.elapsed().as_millis() as u64)? {
                     let (read, health) = (lane.events_sequence(), self.options.health.clone());
+                    let way = self.hops.applied(built.events, built.timing);
+                    let built = (built.message, way, self.hops.clone());
                     publishing.spawn(publish(writer.clone(), built, (self.lane, read), health));
                 }
             }
@@ -153,7 +158,7 @@ impl Worker {
                 }
                 message = next(&mut instructions), if lane.wants_instructions() => {
                     let LogMessage { sequence, payload, .. } = message?;
-                    lane.handle_instructions(sequence, &payload)?;
+                    lane.handle_instructions(sequence, &payload, self.hops.now_us())?;
                 }
                 Some(loaded) = loads.join_next() => match loaded {
                     Ok((id, Ok(answer))) => lane.handle_loaded(id, answer),
@@ -213,16 +218,18 @@ async fn ask(reads: ReadClient, load: Load) -> LoadResult {
 /// sequence this processor has read by now: what the log gives a new message lies above it.
 async fn publish(
     writer: BatchWriter,
-    built: Built,
+    (message, mut way, hops): (Bytes, Way, Hops),
     (lane, read): (u16, u64),
     health: Health,
 ) -> Result<(), ProcessorError> {
     let mut trouble = WriteTrouble::new(&health, Log::Events, lane);
     let mut pause = RETRY;
+    hops.published(&mut way);
     loop {
-        match writer.append(built.message.clone()).await {
+        match writer.append(message.clone()).await {
             Ok(stored) if stored <= read => return Err(went_backwards(lane, stored, read).into()),
             Ok(_) => {
+                hops.logged(way);
                 trouble.over();
                 return Ok(());
             }

@@ -9,6 +9,7 @@ use crate::msgpack::{DecodeError, Reader, Write, decode};
 use crate::outcome::Outcome;
 use crate::partition::Partition;
 use crate::record::{BatchBuilder, LOG_VERSION, read_list, read_version};
+use crate::trace;
 
 /// What one instruction led to. Every record of INSTRUCTIONS gets exactly one accepted event.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Event {
     pub received_at_us: u64,
     /// What happened.
     pub body: EventBody,
+    /// Its instruction is traced: the number of the gateway that stamps go to ([`crate::trace`]).
+    pub trace: Option<u64>,
 }
 
 /// The instruction an event answers.
@@ -103,7 +106,7 @@ impl Event {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         let head = |out: &mut Vec<u8>, kind: u64, more: usize| {
-            out.array(6 + more);
+            out.array(6 + more + usize::from(self.trace.is_some()));
             out.u64(kind);
             out.u64(u64::from(self.partition.0));
             out.u64(self.sequence);
@@ -138,6 +141,9 @@ impl Event {
                 out.u64(u64::from(*gone));
             }
         }
+        if let Some(gateway) = self.trace {
+            out.u64(gateway);
+        }
         out
     }
 
@@ -170,13 +176,11 @@ impl Event {
                 4 => EventBody::Repeated(Outcome::read(r)?),
                 _ => EventBody::Forgotten(r.u64()? != 0),
             };
-            for _ in 0..more {
-                r.skip()?;
-            }
+            let trace = trace::read_gateway(r, more)?;
             if origin.is_none() && !matches!(body, EventBody::Dead { .. }) {
                 return Err(DecodeError::Expected("the origin of the event"));
             }
-            Ok(Event { partition: Partition(partition), sequence, index, origin, received_at_us, body })
+            Ok(Event { partition: Partition(partition), sequence, index, origin, received_at_us, body, trace })
         })
     }
 }
@@ -264,7 +268,15 @@ mod tests {
             arrival: Arrival { epoch: 1, number: 2, settled: 1, content_hash: 3 },
             document: DocumentId::new("d").unwrap(),
         };
-        Event { partition: Partition(4), sequence: 5, index: 6, origin: Some(origin), received_at_us: 7, body }
+        Event {
+            partition: Partition(4),
+            sequence: 5,
+            index: 6,
+            origin: Some(origin),
+            received_at_us: 7,
+            body,
+            trace: None,
+        }
     }
 
     #[test]
@@ -280,6 +292,11 @@ mod tests {
             event(EventBody::Repeated(Outcome::Applied { revision: 9 })),
             event(EventBody::Forgotten(true)),
             event(EventBody::Forgotten(false)),
+            Event { trace: Some(u64::MAX), ..event(EventBody::Refused(Code::CONFLICT)) },
+            Event {
+                trace: Some(1),
+                ..event(EventBody::Updated { version, change: vec![Primitive::Append("x".into())] })
+            },
         ];
         let mut list = BatchBuilder::default();
         events.iter().for_each(|e| list.push(&e.encode()));
@@ -292,5 +309,18 @@ mod tests {
         for (bytes, event) in batch.events.iter().zip(&events) {
             assert_eq!(Event::decode(bytes).as_ref(), Ok(event));
         }
+    }
+
+    #[test]
+    fn an_event_of_a_traced_instruction_is_read_by_who_does_not_know_traces() {
+        let plain = event(EventBody::Refused(Code::CONFLICT));
+        let traced = Event { trace: Some(7), ..plain.clone() };
+        let (plain_bytes, traced_bytes) = (plain.encode(), traced.encode());
+        assert_eq!(plain_bytes[0], 0x97, "without a trace the bytes are those of before");
+        assert_eq!((traced_bytes[0], &traced_bytes[1..plain_bytes.len()]), (0x98, &plain_bytes[1..]));
+        let mut newer = traced_bytes;
+        newer[0] += 1;
+        newer.str("more");
+        assert_eq!(Event::decode(&newer), Ok(traced));
     }
 }

@@ -177,6 +177,17 @@ impl<'a> Reader<'a> {
         u16::try_from(self.u64()?).map_err(|_| DecodeError::OutOfRange("an integer"))
     }
 
+    /// Reads an integer of either sign.
+    ///
+    /// # Errors
+    /// If something else is next.
+    pub fn i64(&mut self) -> Result<i64, DecodeError> {
+        match self.token()? {
+            Token::Int(n) => i64::try_from(n).map_err(|_| DecodeError::OutOfRange("an integer")),
+            _ => Err(DecodeError::Expected("an integer")),
+        }
+    }
+
     /// Reads a boolean.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use crate::instruction::Content;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::marks::Arrival;
 use crate::msgpack::{DecodeError, Reader, Write, decode};
+use crate::trace;
 
 /// The version of both logs' messages that this code writes and the newest it reads.
 pub const LOG_VERSION: u64 = 1;
@@ -25,6 +26,8 @@ pub struct Record<'a> {
     pub document: DocumentId,
     /// What is to be done.
     pub action: Action<'a>,
+    /// It is traced: the number of the gateway that stamps go to ([`crate::trace`]).
+    pub trace: Option<u64>,
 }
 
 /// What a record asks for.
@@ -64,6 +67,8 @@ pub struct NewRecord<'a> {
     pub content: Content<'a>,
     /// Refuse it with this code instead of carrying it out.
     pub refuse: Option<Code>,
+    /// Trace it: the number of the gateway that stamps go to.
+    pub trace: Option<u64>,
 }
 
 const FLAG_RESENT: u64 = 1;
@@ -74,7 +79,7 @@ impl NewRecord<'_> {
         let mut out =
             Vec::with_capacity(self.content.operation.len() + self.content.document.len() + self.client.len() + 64);
         let flags = if self.resent { FLAG_RESENT } else { 0 };
-        out.array(10);
+        out.array(10 + usize::from(self.trace.is_some()));
         out.u64(if self.refuse.is_some() { 2 } else { 1 });
         out.str(self.client);
         out.u64(self.epoch);
@@ -89,6 +94,9 @@ impl NewRecord<'_> {
                 out.u64(u64::from(code.0));
                 out.u64(u64::from(self.content.hash()));
             }
+        }
+        if let Some(gateway) = self.trace {
+            out.u64(gateway);
         }
         out
     }
@@ -117,36 +125,35 @@ impl<'a> Record<'a> {
     /// [`DecodeError`] if the bytes are no record of a known kind.
     pub fn decode(bytes: &'a [u8]) -> Result<Record<'a>, DecodeError> {
         decode(bytes, |r| {
-            r.record(10, |r| {
-                let kind = r.u64()?;
-                let client = ClientId::new(r.str()?).map_err(|_| DecodeError::OutOfRange("a client id"))?;
-                let (epoch, number, settled, flags, received_at_us) =
-                    (r.u64()?, r.u64()?, r.u64()?, r.u64()?, r.u64()?);
-                let id = r.str()?;
-                let document = DocumentId::new(id).map_err(|_| DecodeError::OutOfRange("a document id"))?;
-                let (action, content_hash) = match kind {
-                    1 => {
-                        let if_revision = r.optional(Reader::u64)?;
-                        let operation = r.raw()?;
-                        let hash = Content { document: id, if_revision, operation }.hash();
-                        (Action::Instruct { if_revision, operation }, hash)
-                    }
-                    2 => (Action::Refuse(Code(r.u16()?)), r.u32()?),
-                    3 => {
-                        r.skip()?;
-                        r.skip()?;
-                        (Action::Forget, 0)
-                    }
-                    _ => return Err(DecodeError::OutOfRange("a record kind")),
-                };
-                Ok(Record {
-                    number: Number { client, epoch, number },
-                    arrival: Arrival { epoch, number, settled, content_hash },
-                    resent: flags & FLAG_RESENT != 0,
-                    received_at_us,
-                    document,
-                    action,
-                })
+            let more = r.array()?.checked_sub(10).ok_or(DecodeError::Expected("a longer array"))?;
+            let kind = r.u64()?;
+            let client = ClientId::new(r.str()?).map_err(|_| DecodeError::OutOfRange("a client id"))?;
+            let (epoch, number, settled, flags, received_at_us) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+            let id = r.str()?;
+            let document = DocumentId::new(id).map_err(|_| DecodeError::OutOfRange("a document id"))?;
+            let (action, content_hash) = match kind {
+                1 => {
+                    let if_revision = r.optional(Reader::u64)?;
+                    let operation = r.raw()?;
+                    let hash = Content { document: id, if_revision, operation }.hash();
+                    (Action::Instruct { if_revision, operation }, hash)
+                }
+                2 => (Action::Refuse(Code(r.u16()?)), r.u32()?),
+                3 => {
+                    r.skip()?;
+                    r.skip()?;
+                    (Action::Forget, 0)
+                }
+                _ => return Err(DecodeError::OutOfRange("a record kind")),
+            };
+            Ok(Record {
+                number: Number { client, epoch, number },
+                arrival: Arrival { epoch, number, settled, content_hash },
+                resent: flags & FLAG_RESENT != 0,
+                received_at_us,
+                document,
+                action,
+                trace: trace::read_gateway(r, more)?,
             })
         })
     }
@@ -243,7 +250,17 @@ mod tests {
 
     fn record(refuse: Option<Code>, operation: &[u8]) -> NewRecord<'_> {
         let content = Content { document: "site7/boiler-1", if_revision: Some(3), operation };
-        NewRecord { client: "c", epoch: 5, number: 6, settled: 2, resent: true, received_at_us: 9, content, refuse }
+        NewRecord {
+            client: "c",
+            epoch: 5,
+            number: 6,
+            settled: 2,
+            resent: true,
+            received_at_us: 9,
+            content,
+            refuse,
+            trace: None,
+        }
     }
 
     #[test]
@@ -262,6 +279,32 @@ mod tests {
         assert_eq!(a.action, Action::Instruct { if_revision: Some(3), operation: &operation });
         assert_eq!(b.action, Action::Refuse(Code::FORBIDDEN));
         assert!(a.resent);
+    }
+
+    #[test]
+    fn a_traced_record_says_where_stamps_go_and_is_the_same_otherwise() {
+        let mut operation = Vec::new();
+        Operation::PutText("hi".into()).write(&mut operation);
+        let plain = record(None, &operation).encode();
+        let traced = NewRecord { trace: Some(u64::MAX), ..record(None, &operation) }.encode();
+        assert_eq!((plain[0], traced[0]), (0x9a, 0x9b));
+        assert_eq!(traced[1..plain.len()], plain[1..], "readers that do not know it pass over it");
+        let (plain, traced) = (Record::decode(&plain).unwrap(), Record::decode(&traced).unwrap());
+        assert_eq!((plain.trace, traced.trace), (None, Some(u64::MAX)));
+        assert_eq!(Record { trace: None, ..traced }, plain);
+    }
+
+    #[test]
+    fn what_a_newer_version_puts_behind_the_trace_is_passed_over() {
+        let mut bytes = NewRecord { trace: Some(7), ..record(None, &[0x91, 7]) }.encode();
+        bytes[0] += 1;
+        bytes.str("more");
+        assert_eq!(Record::decode(&bytes).unwrap().trace, Some(7));
+        let mut bytes = record(None, &[0x91, 7]).encode();
+        bytes[0] += 2;
+        bytes.nil();
+        bytes.str("more");
+        assert_eq!(Record::decode(&bytes).unwrap().trace, None);
     }
 
     #[test]

@@ -6,13 +6,14 @@ use fieldstream_shared::code::Code;
 use fieldstream_shared::cursor::{BatchId, Cursor, Part, Position};
 use fieldstream_shared::document::Body;
 use fieldstream_shared::event::{Event, EventBatch, EventBody, Origin, encode_event_batch, message_hash};
-use fieldstream_shared::ids::{ClientId, DocumentId};
+use fieldstream_shared::ids::{ClientId, DocumentId, Number};
 use fieldstream_shared::instruction::{Content, Operation};
 use fieldstream_shared::marks::Arrival;
 use fieldstream_shared::outcome::Outcome;
 use fieldstream_shared::partition::{Partition, owner};
 use fieldstream_shared::read::{Progress, Query, Request};
 use fieldstream_shared::record::{Action, BatchBuilder, NewRecord, Record, decode_batch};
+use fieldstream_shared::trace::{Hop, Stamp, StampNote, Stamps};
 use std::collections::BTreeMap;
 
 /// Blocks of the form ```` ```hex NAME ````: bytes as hex pairs, `#` begins a comment.
@@ -32,7 +33,7 @@ fn content(operation: &[u8]) -> Content<'_> {
     Content { document: "site7/boiler-1", if_revision: None, operation }
 }
 
-fn record(operation: &[u8], refuse: Option<Code>) -> Vec<u8> {
+fn record(operation: &[u8], refuse: Option<Code>, trace: Option<u64>) -> Vec<u8> {
     let record = NewRecord {
         client: "boiler-1",
         epoch: 1_790_000_000_000_000,
@@ -42,6 +43,7 @@ fn record(operation: &[u8], refuse: Option<Code>) -> Vec<u8> {
         received_at_us: 1_790_000_000_500_000,
         content: content(operation),
         refuse,
+        trace,
     };
     record.encode()
 }
@@ -58,19 +60,29 @@ fn event(operation: &[u8], body: EventBody) -> Event {
         origin: Some(origin),
         received_at_us: 1_790_000_000_500_000,
         body,
+        trace: None,
     }
+}
+
+fn note() -> StampNote {
+    let number = Number { client: ClientId::new("boiler-1").unwrap(), epoch: 1_790_000_000_000_000, number: 5 };
+    let stamp = |(hop, at_us)| Stamp { hop, at_us };
+    let times = [(Hop::StorerRead, 1_790_000_000_502_000), (Hop::StorerCommitted, 1_790_000_000_503_500)];
+    StampNote { number, stamps: Stamps { member: 1, clock: 9, stamps: times.map(stamp).to_vec() } }
 }
 
 fn examples() -> BTreeMap<String, Vec<u8>> {
     let mut operation = Vec::new();
     Operation::Splice(vec![Edit { position: 2, deleted: 1, inserted: "é".into() }]).write(&mut operation);
-    let (instruct, refuse) = (record(&operation, None), record(&operation, Some(Code::FORBIDDEN)));
+    let (instruct, refuse) = (record(&operation, None, None), record(&operation, Some(Code::FORBIDDEN), None));
     let mut batch = BatchBuilder::default();
     batch.push(&instruct);
     batch.push(&refuse);
     let version = Version { revision: 7, state_hash: Body::Text("abé".into()).hash(), time_us: 1_790_000_000_500_000 };
     let change = vec![Primitive::Splice(vec![Edit { position: 2, deleted: 1, inserted: "é".into() }])];
-    let updated = event(&operation, EventBody::Updated { version, change }).encode();
+    let updated = event(&operation, EventBody::Updated { version, change });
+    let traced = Event { trace: Some(66), ..updated.clone() }.encode();
+    let updated = updated.encode();
     let refused = event(&operation, EventBody::Refused(Code::CONFLICT)).encode();
     let repeated = event(&operation, EventBody::Repeated(Outcome::Applied { revision: 7 })).encode();
     let dead = EventBody::Dead {
@@ -94,13 +106,16 @@ fn examples() -> BTreeMap<String, Vec<u8>> {
     [
         ("record-instruct", instruct),
         ("record-refuse", refuse),
+        ("record-traced", record(&operation, None, Some(66))),
         ("instructions-message", batch.finish()),
         ("event-updated", updated),
         ("event-refused", refused),
+        ("event-traced", traced),
         ("event-dead", dead),
         ("event-repeated", repeated),
         ("events-message", event_batch),
         ("read-request", request.encode()),
+        ("stamps", note().encode()),
         ("progress", Progress { storer: 1, log_id: 2, lane: 0, sequence: 300 }.encode()),
     ]
     .into_iter()
@@ -129,9 +144,11 @@ fn the_examples_can_be_read() {
     let records = decode_batch(&documented["instructions-message"]).unwrap();
     assert!(matches!(Record::decode(records[0]).unwrap().action, Action::Instruct { .. }));
     assert_eq!(Record::decode(records[1]).unwrap().action, Action::Refuse(Code::FORBIDDEN));
+    assert_eq!(Record::decode(&documented["record-traced"]).unwrap().trace, Some(66));
+    assert_eq!(StampNote::decode(&documented["stamps"]), Ok(note()));
     let batch = EventBatch::decode(&documented["events-message"]).unwrap();
     assert_eq!(batch.events, [&documented["event-updated"][..]]);
-    for name in ["event-updated", "event-refused", "event-dead", "event-repeated"] {
+    for name in ["event-updated", "event-traced", "event-refused", "event-dead", "event-repeated"] {
         let event = Event::decode(&documented[name]).unwrap();
         assert_eq!(event.encode(), documented[name]);
     }

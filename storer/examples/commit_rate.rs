@@ -115,6 +115,7 @@ fn log(events: usize) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
             origin: Some(Origin { client: ClientId::new(&client)?, arrival, document: DocumentId::new(&document)? }),
             received_at_us: 1_800_000_000_000_000 + n,
             body: EventBody::Updated { version, change: vec![Primitive::SetText(text)] },
+            trace: None,
         };
         builder.push(&event.encode());
         if builder.is_full() || n == events as u64 {

@@ -25,6 +25,7 @@ mod store;
 mod tables;
 #[cfg(test)]
 mod test_log;
+mod timing;
 mod upkeep;
 mod writer;
 

@@ -15,7 +15,8 @@ use fieldstream_shared::change::{Change, Misfit, Version};
 use fieldstream_shared::cursor::{BatchId, Part};
 use fieldstream_shared::document::Document;
 use fieldstream_shared::event::{Event, EventBatch, EventBody, Origin, message_hash};
-use fieldstream_shared::ids::{ClientId, DocumentId};
+use fieldstream_shared::ids::{ClientId, DocumentId, Number};
+use fieldstream_shared::marks::Arrival;
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::partition::{Partition, PartitionSet};
 use fieldstream_shared::read::Checkpoint;
@@ -145,6 +146,7 @@ pub struct Batch {
     id: BatchId,
     parts: Vec<Part>,
     events: Vec<Event>,
+    traced: Vec<(u64, Number)>,
 }
 
 impl Batch {
@@ -155,12 +157,29 @@ impl Batch {
     pub fn decode<E>(lane: u16, sequence: u64, message: &[u8]) -> Result<Batch, ProjectionError<E>> {
         let batch = EventBatch::decode(message).map_err(|error| ProjectionError::Batch { lane, sequence, error })?;
         let mut events = Vec::with_capacity(batch.events.len());
+        let mut traced = Vec::new();
         for (index, bytes) in batch.events.iter().enumerate() {
             let event = Event::decode(bytes);
-            events.push(event.map_err(|error| ProjectionError::Event { lane, sequence, index, error })?);
+            let event = event.map_err(|error| ProjectionError::Event { lane, sequence, index, error })?;
+            if let (Some(gateway), Some(origin)) = (event.trace, &event.origin) {
+                let Arrival { epoch, number, .. } = origin.arrival;
+                traced.push((gateway, Number { client: origin.client.clone(), epoch, number }));
+            }
+            events.push(event);
         }
         let hash = message_hash(message);
-        Ok(Batch { lane, sequence, hash, bytes: message.len(), id: batch.id, parts: batch.parts, events })
+        Ok(Batch { lane, sequence, hash, bytes: message.len(), id: batch.id, parts: batch.parts, events, traced })
+    }
+
+    /// The traced instructions among its events, accepted or not, each with the gateway that stamps go
+    /// to.
+    pub fn take_traced(&mut self) -> Vec<(u64, Number)> {
+        std::mem::take(&mut self.traced)
+    }
+
+    /// When a gateway received the first of its instructions; `None` if it has none.
+    pub fn received_at_us(&self) -> Option<u64> {
+        self.events.first().map(|event| event.received_at_us).filter(|at_us| *at_us > 0)
     }
 
     /// Number of events in it, accepted or not.
@@ -226,7 +245,7 @@ impl Projection {
     /// # Errors
     /// [`ProjectionError`]: the projection must be dropped, what it holds is not to be written.
     pub fn handle<S: State>(&mut self, batch: Batch, state: &S) -> Result<(), ProjectionError<S::Error>> {
-        let Batch { lane, sequence, hash, bytes, id, parts, events } = batch;
+        let Batch { lane, sequence, hash, bytes, id, parts, events, traced: _ } = batch;
         let lanes = self.lanes.len();
         let target = self.lanes.get_mut(usize::from(lane)).ok_or(ProjectionError::UnknownLane { lane, lanes })?;
         let expected = target.checkpoint.events_sequence + 1;
@@ -263,7 +282,7 @@ impl Projection {
                 row.seen_at_us = row.seen_at_us.max(event.received_at_us);
             }
         }
-        let Event { partition, sequence, index, origin, received_at_us, body } = event;
+        let Event { partition, sequence, index, origin, received_at_us, body, trace: _ } = event;
         match (body, origin) {
             (EventBody::Updated { version, change }, Some(origin)) => {
                 let source = Source { sequence, index, origin, received_at_us };

@@ -7,11 +7,12 @@ use crate::projection::ProjectionError;
 use crate::reads::{self, Scope};
 use crate::store::{Belongs, Copies, Identity, Store, StoreError, StoreOptions};
 use crate::tables::TableError;
+use crate::timing::Hops;
 use crate::upkeep::{self, Upkeep, UpkeepOptions};
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
     Connection, Health, Log, LogError, LogReader, Member, NatsError, OrderServer, PieceServer, ReadServer,
-    RepairRecord, RoleStatus, Server, Start, StorerStatus, Topology, publish_progress, serve_status,
+    RepairRecord, RoleStatus, Server, Start, StorerStatus, Topology, TraceDesk, publish_progress, serve_status,
 };
 use fieldstream_shared::read::{Checkpoint, Progress};
 use std::path::{Path, PathBuf};
@@ -164,11 +165,14 @@ impl Storer {
         let stored = store.checkpoints().iter().map(|checkpoint| checkpoint.events_sequence).collect();
         let (durable_sender, durable) = watch::channel(stored);
         let turn = Arc::new(tokio::sync::Mutex::new(()));
+        let (desk, traces) = TraceDesk::open(&connection, store.storer());
         let writer = Writer::new(store.clone(), arriving, durable_sender, options.commit_floor, abandon.clone())
             .reporting_to(options.health.clone())
+            .timed_by(Hops::new(desk, &options.health))
             .taking_turns(Arc::clone(&turn));
         let writer = spawn_writer(writer, failed.clone())?;
         let tasks = TaskTracker::new();
+        tasks.spawn(services.clone().run_until_cancelled_owned(traces.run()));
         // A damaged log is neither purged nor copied over: a repair needs what is left of it.
         let damaged = damage.is_some();
         match damage {

@@ -172,5 +172,6 @@ fn event(document: &str, at: Position, client: Option<(&str, Arrival)>, body: Ev
         origin,
         received_at_us: 1_800_000_000_000_000,
         body,
+        trace: None,
     }
 }

@@ -5,8 +5,9 @@ use crate::projection::{Batch, Projection, ProjectionError};
 use crate::service::StorerError;
 use crate::store::Store;
 use crate::tables::TableError;
+use crate::timing::{Arrival, Hops};
 use bytes::Bytes;
-use fieldstream_nats::{Finding, Health, Severity};
+use fieldstream_nats::{Finding, Health, Severity, TraceClock};
 use fieldstream_shared::read::Checkpoint;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -41,12 +42,15 @@ pub(crate) struct Arrived {
     pub(crate) sequence: u64,
     pub(crate) payload: Bytes,
     pub(crate) batch: Result<Batch, ProjectionError<TableError>>,
+    /// When it was read.
+    read_us: u64,
 }
 
 impl Arrived {
     pub(crate) fn new(lane: u16, sequence: u64, payload: Bytes) -> Arrived {
+        let read_us = TraceClock::of_process().now_us();
         let batch = Batch::decode(lane, sequence, &payload);
-        Arrived { lane, sequence, payload, batch }
+        Arrived { lane, sequence, payload, batch, read_us }
     }
 }
 
@@ -68,6 +72,9 @@ pub(crate) struct Writer {
     /// two commits, with nothing taken in.
     turn: Arc<Mutex<()>>,
     rests: bool,
+    hops: Option<Hops>,
+    /// Of the commit being prepared, if anybody wants to know.
+    arrivals: Vec<Arrival>,
 }
 
 impl Writer {
@@ -81,6 +88,8 @@ impl Writer {
         let projection = Projection::new(store.checkpoints().to_vec());
         Writer {
             rests: true,
+            hops: None,
+            arrivals: Vec::new(),
             turn: Arc::new(Mutex::new(())),
             store,
             projection,
@@ -97,6 +106,11 @@ impl Writer {
     /// Where it reports commits that fail.
     pub(crate) fn reporting_to(self, health: Health) -> Writer {
         Writer { health, ..self }
+    }
+
+    /// Where it counts how long hops take, and puts stamps.
+    pub(crate) fn timed_by(self, hops: Hops) -> Writer {
+        Writer { hops: Some(hops), ..self }
     }
 
     /// Takes its turns under this lock.
@@ -157,11 +171,14 @@ impl Writer {
     }
 
     fn take_in(&mut self, arrived: Arrived) -> Result<(), StorerError> {
-        let Arrived { lane, sequence, payload, batch } = arrived;
+        let Arrived { lane, sequence, payload, mut batch, read_us } = arrived;
+        let arrival =
+            if self.hops.is_some() { batch.as_mut().ok().map(|batch| Arrival::of(batch, read_us)) } else { None };
         let read = self.store.read().map_err(|e| self.store.explain(e))?;
         match batch.and_then(|batch| self.projection.handle(batch, &read)) {
             Ok(()) => {
                 self.group.push((lane, sequence, payload));
+                self.arrivals.extend(arrival);
                 Ok(())
             }
             Err(error) => {
@@ -222,6 +239,9 @@ impl Writer {
         tracing::trace!(batches = self.projection.batches(), events = self.projection.events(), "committed");
         self.projection.committed();
         self.group.clear();
+        if let Some(hops) = &self.hops {
+            hops.committed(&mut self.arrivals);
+        }
         self.durable.send_replace(self.projection.sequences());
         Ok(took)
     }

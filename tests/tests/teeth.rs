@@ -87,7 +87,7 @@ fn decides_ahead_of_reading() -> bool {
         catch_up_to: 0,
     });
     lane.handle_owned(PartitionSet::ALL);
-    lane.handle_instructions(1, &one_instruction().into()).unwrap();
+    lane.handle_instructions(1, &one_instruction().into(), 0).unwrap();
     while let Some(load) = lane.poll_load() {
         let Query::GetMany { documents, marks } = load.request.query else { panic!("not asked by a lane") };
         let documents = vec![Document::default(); documents.len()];
@@ -109,6 +109,7 @@ fn one_instruction() -> Vec<u8> {
         received_at_us: 1,
         content: Content { document: "d", if_revision: None, operation: &operation },
         refuse: None,
+        trace: None,
     };
     let mut records = BatchBuilder::default();
     records.push(&record.encode());

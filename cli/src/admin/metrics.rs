@@ -56,7 +56,7 @@ pub(super) fn text(roles: &Roles) -> String {
             let _ = writeln!(text, "{name}{labels} {value}");
         }
     }
-    text
+    text + &super::hops::text(roles)
 }
 
 fn escaped(label: &str) -> String {

@@ -2,6 +2,7 @@
 //! process. It tells nothing secret and changes nothing, but it has no login: keep it on loopback
 //! or on a private network.
 
+mod hops;
 mod metrics;
 
 use crate::exit::{Exit, Failure};

@@ -10,6 +10,7 @@ use crate::init::InitArgs;
 use crate::repair::RepairArgs;
 use crate::status::StatusArgs;
 use crate::storers::StorerCommand;
+use crate::trace::TraceArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fieldstream_shared::outcome::AckLevel;
 use std::net::IpAddr;
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Send at a given rate, come what may, and measure how long acknowledgements and deliveries take
     Bench(BenchArgs),
+    /// Have instructions traced, and say where their time goes, hop by hop
+    Trace(TraceArgs),
     /// Say who is there, who owns what, how far everybody is, and what is wrong
     Status(StatusArgs),
     /// Look whether the log is whole, and mend it from the storers' files if it is not
@@ -380,7 +383,7 @@ pub(crate) struct ReplayArgs {
     pub(crate) server: ServerArgs,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     crate::config::parse::duration(text)
 }
 

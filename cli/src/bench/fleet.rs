@@ -262,7 +262,7 @@ impl Fleet {
             self.payloads.write_operation(Label { step: step.pace.label, index }, &mut self.operation);
             let document = format!("{}{}", self.common.document_prefix, self.common.layout.document_of(i));
             let content = Content { document: &document, if_revision: None, operation: &self.operation };
-            let instruct = Instruct { number, settled, resent: false, ack: self.common.ack, content };
+            let instruct = Instruct { number, settled, resent: false, traced: false, ack: self.common.ack, content };
             FromClient::Instruct(instruct).encode(&mut client.outbox.bytes);
             client.sent_ns = now_ns;
         }
@@ -334,6 +334,8 @@ impl Fleet {
             | FromServer::Got { .. }
             | FromServer::Listed { .. }
             | FromServer::Pong { .. }
+            | FromServer::PongClock { .. }
+            | FromServer::Trace { .. }
             | FromServer::Synced { .. } => {}
         }
         Ok(())

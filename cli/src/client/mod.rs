@@ -35,7 +35,10 @@ pub(crate) async fn connect(server: &ServerArgs) -> Result<Client, Failure> {
 }
 
 /// Waits for an answer, but not longer than the command line allows.
-async fn within<T>(server: &ServerArgs, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failure> {
+pub(crate) async fn within<T>(
+    server: &ServerArgs,
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, Failure> {
     match tokio::time::timeout(server.timeout, answer).await {
         Ok(answer) => answer.map_err(|error| failure(server, &error)),
         Err(_) => Err(timed_out(server)),

@@ -47,6 +47,7 @@ pub(super) async fn run(desk: &Desk, letter: &DeadLetter, args: &RetryArgs) -> R
         received_at_us: now_us,
         content: Content { document: &record.document, if_revision, operation },
         refuse: None,
+        trace: None,
     };
     let mut batch = BatchBuilder::default();
     batch.push(&new.encode());

@@ -1,4 +1,5 @@
 //! nats-server and the three roles, each in a process of its own.
+#![allow(dead_code)]
 
 use crate::site::{program, run, text, until};
 use fieldstream_nats::{
@@ -49,6 +50,11 @@ impl Roles {
 
     /// Starts a role under a name of its own, which begins with the role's.
     pub(crate) fn start(&mut self, name: &str) {
+        self.start_with(name, &[]);
+    }
+
+    /// Starts a role with further arguments.
+    pub(crate) fn start_with(&mut self, name: &str, more: &[&str]) {
         let role = name.split('-').next().unwrap();
         let mut command = program();
         command.args([role, "--nats", &self.nats()]);
@@ -58,7 +64,7 @@ impl Roles {
             _ => &mut command,
         };
         let said = fs::OpenOptions::new().create(true).append(true).open(self.folder.join(name).with_extension("txt"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.unwrap());
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.unwrap());
         self.roles.push((name.to_owned(), command.spawn().unwrap()));
     }
 

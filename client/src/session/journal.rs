@@ -208,7 +208,7 @@ fn read_entry(r: &mut Reader<'_>, restored: &mut Restored) -> Result<(), DecodeE
             let if_revision = r.optional(Reader::u64)?;
             let operation = r.bin()?.into();
             restored.next = restored.next.max(number.saturating_add(1));
-            restored.unresolved.insert(number, Instruction { document, if_revision, operation, ack });
+            restored.unresolved.insert(number, Instruction { document, if_revision, operation, ack, traced: false });
         }
         (3, 2) => {
             restored.unresolved.remove(&r.u64()?);

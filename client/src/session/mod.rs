@@ -12,6 +12,7 @@ pub(crate) mod late;
 pub(crate) mod numbers;
 pub(crate) mod queue;
 pub(crate) mod requests;
+pub(crate) mod traces;
 mod verdicts;
 pub(crate) mod watches;
 
@@ -24,10 +25,12 @@ use fieldstream_shared::frame::{
 use fieldstream_shared::frame::{Limits, Welcome};
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::limits::{FRAME_BYTES_MAX, HELLO_WATCHES_MAX};
+use fieldstream_shared::trace::KnownClock;
 use late::Late;
 use numbers::{Instruction, Numbers, Waiter};
 use requests::{Request, Requests};
 use std::time::{Duration, Instant};
+use traces::Traces;
 use watches::{Next, Opening, Watches};
 
 /// Largest frame taken from a server: a newer one may send larger frames than this version does.
@@ -105,6 +108,8 @@ pub(crate) struct Session {
     /// The server's time in microseconds at the last welcome.
     server_us: u64,
     pub(crate) late: Late,
+    /// Of clients that trace; most do not.
+    traces: Option<Box<Traces>>,
 }
 
 impl Session {
@@ -138,12 +143,19 @@ impl Session {
             log_id: None,
             server_us: 0,
             late: Late::default(),
+            traces: None,
         }
     }
 
     /// Why everything fails from now on, if it does.
     pub(crate) fn failed(&self) -> Option<&ClientError> {
         self.failed.as_ref()
+    }
+
+    /// What is traced; from the first call on this client traces. `wall_us`: microseconds since the
+    /// Unix epoch.
+    pub(crate) fn traces(&mut self, now: Instant, wall_us: u64) -> &mut Traces {
+        self.traces.get_or_insert_with(|| Box::new(Traces::new(now, wall_us)))
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -194,6 +206,9 @@ impl Session {
         self.outbox = Vec::new();
         self.deframer = Deframer::default();
         self.numbers.disconnected();
+        if let Some(traces) = &mut self.traces {
+            traces.disconnected();
+        }
     }
 
     /// Nothing works any more, and why: everybody who waits is told.
@@ -301,6 +316,7 @@ impl Session {
         }
         self.ask_again(now);
         self.numbers.write_frames(self.paused_until.is_some(), &mut self.outbox, OUTBOX_BYTES_MAX);
+        self.trace_sent(now);
         if !self.outbox.is_empty() {
             self.last_sent = now;
         }
@@ -311,6 +327,18 @@ impl Session {
         let given_up_at = self.awaiting.map(|since| since + WAIT_SILENT);
         let due = self.retries.iter().map(|(at, _)| *at).chain(self.paused_until).chain(given_up_at);
         Ok(due.chain([silent_at, self.ping_at(keepalive)]).min())
+    }
+
+    /// Notes what was just sent of what is traced, and asks for clocks if somebody wants to know.
+    fn trace_sent(&mut self, now: Instant) {
+        let Some(traces) = &mut self.traces else { return };
+        let epoch = self.numbers.epoch();
+        for number in self.numbers.sent_traced.drain(..) {
+            traces.sent(now, epoch, number);
+        }
+        if let Some(nonce) = traces.ping(now) {
+            FromClient::PingClock { nonce }.encode(&mut self.outbox);
+        }
     }
 
     /// When to ask for a sign of life.
@@ -368,6 +396,9 @@ impl Session {
         match frame {
             FromServer::Welcome(welcome) => self.welcome(welcome),
             FromServer::Outcome { epoch, number, level, outcome } => {
+                if let Some(traces) = &mut self.traces {
+                    traces.received(now, epoch, number);
+                }
                 if let Some(refusal) = self.numbers.outcome(epoch, number, level, outcome) {
                     self.late.tell(refusal);
                 }
@@ -389,7 +420,13 @@ impl Session {
                 self.reads_nothing = true;
             }
             FromServer::Resume => (self.paused_until, self.reads_nothing) = (None, false),
-            FromServer::Pong { .. } => self.reads_nothing = false,
+            FromServer::Pong { nonce, .. } => self.pong(now, nonce, None, Vec::new()),
+            FromServer::PongClock { nonce, clock, others, .. } => self.pong(now, nonce, Some(clock), others),
+            FromServer::Trace { epoch, number, stamps } => {
+                if let Some(traces) = &mut self.traces {
+                    traces.told(now, epoch, number, stamps);
+                }
+            }
             FromServer::Close { code, reason, retry_after_ms } => {
                 let retry_after = Duration::from_millis(retry_after_ms.min(86_400_000));
                 return Err(End::Closed { code, reason: reason.to_owned(), retry_after });
@@ -406,6 +443,13 @@ impl Session {
             FromServer::Synced { request } => self.requests.synced(request),
         }
         Ok(())
+    }
+
+    fn pong(&mut self, now: Instant, nonce: u64, clock: Option<(u64, u64)>, others: Vec<KnownClock>) {
+        self.reads_nothing = false;
+        if let Some(traces) = &mut self.traces {
+            traces.pong(now, nonce, clock, others);
+        }
     }
 
     fn welcome(&mut self, welcome: Welcome) {

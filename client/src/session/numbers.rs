@@ -42,6 +42,8 @@ pub(crate) struct Instruction {
     pub(crate) if_revision: Option<u64>,
     pub(crate) operation: Box<[u8]>,
     pub(crate) ack: AckLevel,
+    /// Hops are asked to note when they had it. Not kept in a state file: who would collect that is gone.
+    pub(crate) traced: bool,
 }
 
 impl Instruction {
@@ -92,6 +94,8 @@ pub(crate) struct Numbers {
     pub(crate) journal: Option<Journal>,
     /// Whether there may be room or quiet that was not there before.
     pub(crate) moved: bool,
+    /// Traced numbers that were written since somebody looked.
+    pub(crate) sent_traced: Vec<u64>,
 }
 
 impl Numbers {
@@ -114,6 +118,7 @@ impl Numbers {
             only_logged: BTreeMap::new(),
             journal: None,
             moved: false,
+            sent_traced: Vec::new(),
         };
         numbers.journal = journal.then(|| Journal::new(next, numbers.lowest()));
         numbers
@@ -194,8 +199,11 @@ impl Numbers {
                 break;
             }
             let content = entry.instruction.content();
-            let ack = entry.instruction.ack;
-            FromClient::Instruct(Instruct { number, settled, resent, ack, content }).encode(out);
+            let Instruction { ack, traced, .. } = entry.instruction;
+            FromClient::Instruct(Instruct { number, settled, resent, traced, ack, content }).encode(out);
+            if traced {
+                self.sent_traced.push(number);
+            }
             self.sent_upto = self.sent_upto.max(number);
             reached = number + 1;
         }

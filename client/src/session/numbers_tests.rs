@@ -5,7 +5,13 @@ use proptest::prelude::*;
 type Sent = (u64, u64, bool, u8);
 
 fn instruction(tag: u8, ack: AckLevel) -> Instruction {
-    Instruction { document: DocumentId::new("d").unwrap(), if_revision: None, operation: Box::from([tag]), ack }
+    Instruction {
+        document: DocumentId::new("d").unwrap(),
+        if_revision: None,
+        operation: Box::from([tag]),
+        ack,
+        traced: false,
+    }
 }
 
 fn fresh() -> Numbers {

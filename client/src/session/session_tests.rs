@@ -42,8 +42,13 @@ impl Bench {
 
     fn submit(&mut self) -> oneshot::Receiver<Result<crate::Receipt, ClientError>> {
         let document = DocumentId::new("d").unwrap();
-        let instruction =
-            Instruction { document, if_revision: None, operation: Box::from([0xc0]), ack: AckLevel::Applied };
+        let instruction = Instruction {
+            document,
+            if_revision: None,
+            operation: Box::from([0xc0]),
+            ack: AckLevel::Applied,
+            traced: false,
+        };
         let (waiter, receiver) = oneshot::channel();
         assert!(self.session.submit(&instruction, waiter).unwrap().is_none());
         receiver
@@ -68,7 +73,7 @@ impl Bench {
                 FromClient::Unwatch { document } => format!("unwatch {document}"),
                 FromClient::Get { request, .. } => format!("get {request}"),
                 FromClient::List { request, .. } => format!("list {request}"),
-                FromClient::Ping { .. } => "ping".into(),
+                FromClient::Ping { .. } | FromClient::PingClock { .. } => "ping".into(),
                 FromClient::Sync { request } => format!("sync {request}"),
                 FromClient::Bye => "bye".into(),
             });

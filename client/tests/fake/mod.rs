@@ -257,7 +257,9 @@ impl State {
                 });
                 reply(FromServer::Listed { request, documents: documents.collect() });
             }
-            FromClient::Ping { nonce } => reply(FromServer::Pong { nonce, time_us: 1 }),
+            FromClient::Ping { nonce } | FromClient::PingClock { nonce } => {
+                reply(FromServer::Pong { nonce, time_us: 1 });
+            }
             FromClient::Sync { request } => reply(FromServer::Synced { request }),
             FromClient::Bye => self.byes += 1,
         }

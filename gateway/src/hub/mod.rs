@@ -22,7 +22,7 @@ use fieldstream_shared::cursor::Cursors;
 use fieldstream_shared::document::Document;
 use fieldstream_shared::event::{Event, EventBatch, EventBody, Origin};
 use fieldstream_shared::frame::{FromServer, WatchMode};
-use fieldstream_shared::ids::{ClientId, DocumentId};
+use fieldstream_shared::ids::{ClientId, DocumentId, Number};
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::outcome::AckLevel;
 use fieldstream_shared::partition::PartitionSet;
@@ -83,6 +83,8 @@ pub(crate) struct Load {
 pub(crate) struct Effects {
     pub(crate) wakes: Wakes,
     pub(crate) loads: Vec<Load>,
+    /// Traced instructions whose events came.
+    pub(crate) traced: Vec<Number>,
 }
 
 /// The fan-out of one lane.
@@ -179,11 +181,15 @@ impl LaneHub {
             if !accepted.contains(event.partition) {
                 continue;
             }
-            let Event { origin: Some(origin), body, .. } = event else { continue };
+            let Event { origin: Some(origin), body, trace, .. } = event else { continue };
             if matches!(body, EventBody::Forgotten(_)) {
                 continue;
             }
             self.tell_origin(&origin, &body, clients, effects);
+            if trace.is_some() {
+                let (client, arrival) = (origin.client.clone(), &origin.arrival);
+                effects.traced.push(Number { client, epoch: arrival.epoch, number: arrival.number });
+            }
             if let EventBody::Updated { version, change } = body
                 && let Some(watched) = self.documents.get_mut(&origin.document)
             {

@@ -108,7 +108,8 @@ impl Scene {
             let number = first_number + u64::from(index);
             let arrival = Arrival { epoch: 5, number, settled: 1, content_hash: 0 };
             let origin = Some(Origin { client: ClientId::new("c").unwrap(), arrival, document: id("d") });
-            let event = Event { partition, sequence: self.sequence, index, origin, received_at_us: 0, body };
+            let event =
+                Event { partition, sequence: self.sequence, index, origin, received_at_us: 0, body, trace: None };
             events.push(&event.encode());
         }
         self.cursors.accept(batch, &[part]);

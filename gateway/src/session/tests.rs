@@ -5,7 +5,8 @@ use fieldstream_shared::limits::{INSTRUCTION_BYTES_MAX, WATCHES_MAX};
 use fieldstream_shared::record::{Action as Recorded, Record};
 use proptest::prelude::*;
 
-const RULES: Rules = Rules { hello_ms: 5_000, frame_ms: 10_000, keepalive_ms: 90_000, window: 32, watches_max: 3 };
+const RULES: Rules =
+    Rules { hello_ms: 5_000, frame_ms: 10_000, keepalive_ms: 90_000, window: 32, watches_max: 3, gateway: 77 };
 
 fn everything() -> Rights {
     TokenPolicy::loopback_open().authorize(true, "c", None).unwrap()
@@ -47,7 +48,7 @@ fn put() -> Vec<u8> {
 
 fn instruct<'a>(number: u64, settled: u64, document: &'a str, operation: &'a [u8]) -> Instruct<'a> {
     let content = Content { document, if_revision: None, operation };
-    Instruct { number, settled, resent: false, ack: AckLevel::Applied, content }
+    Instruct { number, settled, resent: false, traced: false, ack: AckLevel::Applied, content }
 }
 
 /// All actions that these bytes lead to, from a session that admits with `rights`.
@@ -239,7 +240,8 @@ fn accepted_instructions_become_records() {
     let put = put();
     let frame = Instruct { ack: AckLevel::Stored, ..instruct(5, 2, "site7/boiler", &put) };
     let actions = after_hello(&site7_only(), &bytes_of(&FromClient::Instruct(frame)));
-    let [Action::Log { partition, record, number: 5, settled: 2, ack: AckLevel::Stored }] = &actions[..] else {
+    let [Action::Log { partition, record, number: 5, settled: 2, ack: AckLevel::Stored, traced: false }] = &actions[..]
+    else {
         panic!("{actions:?}")
     };
     let record = Record::decode(record).unwrap();
@@ -336,4 +338,20 @@ proptest! {
         let chunks: &[&[u8]] = if after_hello { &[&hello, &bytes] } else { &[&bytes] };
         run(&everything(), chunks);
     }
+}
+
+#[test]
+fn a_traced_instruction_says_where_stamps_go_if_it_may_be_written() {
+    let put = put();
+    let traced = Instruct { traced: true, ..instruct(5, 2, "site7/boiler", &put) };
+    let bytes = bytes_of(&FromClient::Instruct(traced));
+    let [Action::Log { record, traced: true, .. }] = &after_hello(&Rights::everything(), &bytes)[..] else { panic!() };
+    assert_eq!(Record::decode(record).unwrap().trace, Some(RULES.gateway));
+    let resent = bytes_of(&FromClient::Instruct(Instruct { resent: true, ..traced }));
+    let [Action::Log { record, traced: false, .. }] = &after_hello(&Rights::reads(&[""]), &resent)[..] else {
+        panic!()
+    };
+    assert_eq!(Record::decode(record).unwrap().trace, None, "it only asks whether the log has it");
+    let ping = bytes_of(&FromClient::PingClock { nonce: 4 });
+    assert_eq!(after_hello(&Rights::everything(), &ping), [Action::Clock { nonce: 4 }]);
 }

@@ -228,7 +228,15 @@ fn apply(stored: &mut Stored, sequence: u64, payload: &[u8]) -> (Bytes, Cursors)
             }
         };
         let origin = Some(Origin { client, arrival: record.arrival, document: record.document });
-        let event = Event { partition, sequence, index, origin, received_at_us: record.received_at_us, body };
+        let event = Event {
+            partition,
+            sequence,
+            index,
+            origin,
+            received_at_us: record.received_at_us,
+            body,
+            trace: record.trace,
+        };
         event.fold_into(mark);
         events.push(&event.encode());
     }
@@ -377,7 +385,7 @@ impl Client {
         operation.write(&mut bytes);
         let content = Content { document, if_revision: None, operation: &bytes };
         let settled = number.saturating_sub(31).max(1);
-        self.send(&FromClient::Instruct(Instruct { number, settled, resent, ack, content })).await;
+        self.send(&FromClient::Instruct(Instruct { number, settled, resent, traced: false, ack, content })).await;
     }
 
     /// The next payload, `None` at the end of the stream.

@@ -27,7 +27,15 @@ impl Lane {
         let record = if pending.whole { Record::decode(&pending.bytes).ok() } else { None };
         let Some(record) = record else {
             let body = dead(Code::UNDECODABLE, "the record is not of a known form", &pending.bytes);
-            let event = Event { partition: pending.partition, sequence, index, origin: None, received_at_us: 0, body };
+            let event = Event {
+                partition: pending.partition,
+                sequence,
+                index,
+                origin: None,
+                received_at_us: 0,
+                body,
+                trace: None,
+            };
             work.events.push(&event.encode());
             return Ok(true);
         };
@@ -43,8 +51,13 @@ impl Lane {
         }
         let origin =
             Origin { client: record.number.client.clone(), arrival: record.arrival, document: record.document.clone() };
-        let received_at_us = record.received_at_us;
-        let event = Event { partition: pending.partition, sequence, index, origin: Some(origin), received_at_us, body };
+        let (received_at_us, trace) = (record.received_at_us, record.trace);
+        work.timing.applied(received_at_us);
+        if let Some(gateway) = trace {
+            work.timing.trace(gateway, record.number.clone());
+        }
+        let event =
+            Event { partition: pending.partition, sequence, index, origin: Some(origin), received_at_us, body, trace };
         self.cache.change(&mark_key, |value| {
             if let Value::Mark(mark) = value {
                 event.fold_into(mark);

@@ -112,6 +112,7 @@ impl World {
             received_at_us: 1,
             content,
             refuse: None,
+            trace: None,
         };
         let mut batch = BatchBuilder::default();
         batch.push(&record.encode());
@@ -132,7 +133,7 @@ impl World {
             0 | 1 if p.read_instructions < self.instructions.len() => {
                 p.read_instructions += 1;
                 let payload = &self.instructions[p.read_instructions - 1];
-                p.core.handle_instructions(p.read_instructions as u64, payload).unwrap();
+                p.core.handle_instructions(p.read_instructions as u64, payload, 0).unwrap();
             }
             2 if p.read_events < self.events.len() => {
                 p.read_events += 1;

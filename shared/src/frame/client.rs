@@ -44,6 +44,11 @@ pub enum FromClient<'a> {
         /// Returned with the answer.
         nonce: u64,
     },
+    /// 7, too: the server answers with what it knows of clocks, and expects traced instructions.
+    PingClock {
+        /// Returned with the answer.
+        nonce: u64,
+    },
     /// 8: answer with SYNCED when everything this client was told was applied is stored.
     Sync {
         /// Returned with the answer.
@@ -121,11 +126,17 @@ pub struct Instruct<'a> {
     pub settled: u64,
     /// Whether the number was sent before.
     pub resent: bool,
+    /// Whether every hop is to note when it had it ([`crate::trace`]).
+    pub traced: bool,
     /// When the client wants to be told.
     pub ack: AckLevel,
     /// Document, condition, operation.
     pub content: Content<'a>,
 }
+
+/// Flags of INSTRUCT.
+const FLAG_RESENT: u64 = 1;
+const FLAG_TRACED: u64 = 2;
 
 impl<'a> Watch<'a> {
     fn write(&self, out: &mut Vec<u8>) {
@@ -171,10 +182,12 @@ impl<'a> FromClient<'a> {
                 out.u64(hello.attempt.number);
             }
             FromClient::Instruct(instruct) => {
+                let resent = if instruct.resent { FLAG_RESENT } else { 0 };
+                let flags = if instruct.traced { resent | FLAG_TRACED } else { resent };
                 head(out, 2, 7);
                 out.u64(instruct.number);
                 out.u64(instruct.settled);
-                out.u64(u64::from(instruct.resent));
+                out.u64(flags);
                 out.u64(instruct.ack as u64);
                 instruct.content.write(out);
             }
@@ -201,6 +214,11 @@ impl<'a> FromClient<'a> {
             FromClient::Ping { nonce } => {
                 head(out, 7, 1);
                 out.u64(*nonce);
+            }
+            FromClient::PingClock { nonce } => {
+                head(out, 7, 2);
+                out.u64(*nonce);
+                out.u64(1);
             }
             FromClient::Sync { request } => {
                 head(out, 8, 1);
@@ -231,7 +249,8 @@ impl<'a> FromClient<'a> {
                 let document = r.str()?;
                 let if_revision = r.optional(Reader::u64)?;
                 let content = Content { document, if_revision, operation: r.raw()? };
-                (FromClient::Instruct(Instruct { number, settled, resent: flags & 1 != 0, ack, content }), 8)
+                let (resent, traced) = (flags & FLAG_RESENT != 0, flags & FLAG_TRACED != 0);
+                (FromClient::Instruct(Instruct { number, settled, resent, traced, ack, content }), 8)
             }
             3 => (FromClient::Watch(Watch::read(r)?), 5),
             4 => (FromClient::Unwatch { document: r.str()? }, 2),
@@ -240,7 +259,14 @@ impl<'a> FromClient<'a> {
                 let (request, prefix, after) = (r.u64()?, r.str()?, r.str()?);
                 (FromClient::List { request, prefix, after, limit: r.u64()?.min(LIST_PAGE_MAX as u64) }, 5)
             }
-            7 => (FromClient::Ping { nonce: r.u64()? }, 2),
+            7 => {
+                let nonce = r.u64()?;
+                match if r.rest().is_empty() { None } else { Some(r.u64()?) } {
+                    None => (FromClient::Ping { nonce }, 2),
+                    Some(0) => (FromClient::Ping { nonce }, 3),
+                    Some(_) => (FromClient::PingClock { nonce }, 3),
+                }
+            }
             8 => (FromClient::Sync { request: r.u64()? }, 2),
             _ => (FromClient::Bye, 1),
         })
@@ -292,15 +318,18 @@ mod tests {
         let watches = vec![watch];
         let hello = Hello { protocol: 1, client: "c", token: Some("t"), epoch: 9, sent_upto: 2, watches, attempt };
         let content = Content { document: "d", if_revision: None, operation: &[0x91, 7] };
-        let instruct = Instruct { number: 4, settled: 2, resent: true, ack: AckLevel::Stored, content };
+        let instruct = Instruct { number: 4, settled: 2, resent: true, traced: false, ack: AckLevel::Stored, content };
         for frame in [
             FromClient::Hello(hello),
             FromClient::Instruct(instruct),
+            FromClient::Instruct(Instruct { traced: true, ..instruct }),
+            FromClient::Instruct(Instruct { traced: true, resent: false, ..instruct }),
             FromClient::Watch(watch),
             FromClient::Unwatch { document: "d" },
             FromClient::Get { request: 1, document: "d" },
             FromClient::List { request: 1, prefix: "a/", after: "", limit: 10 },
             FromClient::Ping { nonce: 5 },
+            FromClient::PingClock { nonce: 5 },
             FromClient::Sync { request: 6 },
             FromClient::Bye,
         ] {

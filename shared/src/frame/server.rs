@@ -8,6 +8,7 @@ use crate::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use crate::msgpack::{DecodeError, Reader, Write};
 use crate::outcome::{AckLevel, Outcome};
 use crate::read::Listed;
+use crate::trace::{CLOCKS_MAX, KnownClock, Stamps};
 
 /// A frame from a server.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +66,17 @@ pub enum FromServer<'a> {
         /// The server's clock, microseconds since the Unix epoch.
         time_us: u64,
     },
+    /// 74, too: answer to a PING that asks for clocks.
+    PongClock {
+        /// The ping's.
+        nonce: u64,
+        /// The server's clock, microseconds since the Unix epoch.
+        time_us: u64,
+        /// The clock by which the server stamps, and its time now.
+        clock: (u64, u64),
+        /// Other roles' clocks, as far as the server knows them.
+        others: Vec<KnownClock>,
+    },
     /// 75: the connection ends, and why.
     Close {
         /// Why.
@@ -87,6 +99,15 @@ pub enum FromServer<'a> {
     Synced {
         /// The request's number.
         request: u64,
+    },
+    /// 78: when a role had a traced instruction of this client.
+    Trace {
+        /// The instruction's epoch.
+        epoch: u64,
+        /// The instruction's number.
+        number: u64,
+        /// What the role noted.
+        stamps: Stamps,
     },
 }
 
@@ -273,6 +294,15 @@ impl<'a> FromServer<'a> {
                 out.u64(*nonce);
                 out.u64(*time_us);
             }
+            FromServer::PongClock { nonce, time_us, clock, others } => {
+                head(out, 74, 5);
+                out.u64(*nonce);
+                out.u64(*time_us);
+                out.u64(clock.0);
+                out.u64(clock.1);
+                out.array(others.len());
+                others.iter().for_each(|known| known.write(out));
+            }
             FromServer::Close { code, reason, retry_after_ms } => {
                 head(out, 75, 3);
                 out.u64(u64::from(code.0));
@@ -289,6 +319,12 @@ impl<'a> FromServer<'a> {
                 head(out, 77, 1);
                 out.u64(*request);
             }
+            FromServer::Trace { epoch, number, stamps } => {
+                head(out, 78, 5);
+                out.u64(*epoch);
+                out.u64(*number);
+                stamps.write(out);
+            }
         }
         end(out, start);
     }
@@ -299,7 +335,7 @@ impl<'a> FromServer<'a> {
     /// [`FrameError::UnknownTag`] for a frame of a newer server, which clients pass over;
     /// [`FrameError::Malformed`] otherwise.
     pub fn decode(payload: &'a [u8]) -> Result<FromServer<'a>, FrameError> {
-        decode_frame(payload, 65..=77, Self::read)
+        decode_frame(payload, 65..=78, Self::read)
     }
 
     fn read(tag: u64, r: &mut Reader<'a>) -> Result<(FromServer<'a>, usize), DecodeError> {
@@ -334,10 +370,29 @@ impl<'a> FromServer<'a> {
             }
             72 => (FromServer::Pause { retry_after_ms: r.u64()? }, 2),
             73 => (FromServer::Resume, 1),
-            74 => (FromServer::Pong { nonce: r.u64()?, time_us: r.u64()? }, 3),
+            74 => {
+                let (nonce, time_us) = (r.u64()?, r.u64()?);
+                if r.rest().is_empty() {
+                    return Ok((FromServer::Pong { nonce, time_us }, 3));
+                }
+                let clock = (r.u64()?, r.u64()?);
+                let n = r.array()?;
+                if n > CLOCKS_MAX {
+                    return Err(DecodeError::OutOfRange("the number of clocks"));
+                }
+                let mut others = Vec::new();
+                for _ in 0..n {
+                    others.push(KnownClock::read(r)?);
+                }
+                (FromServer::PongClock { nonce, time_us, clock, others }, 6)
+            }
             75 => (FromServer::Close { code: Code(r.u16()?), reason: r.str()?, retry_after_ms: r.u64()? }, 4),
             76 => (FromServer::Refused { request: r.u64()?, document: r.str()?, code: Code(r.u16()?) }, 4),
-            _ => (FromServer::Synced { request: r.u64()? }, 2),
+            77 => (FromServer::Synced { request: r.u64()? }, 2),
+            _ => {
+                let (epoch, number) = (r.u64()?, r.u64()?);
+                (FromServer::Trace { epoch, number, stamps: Stamps::read(r)? }, 6)
+            }
         })
     }
 }
@@ -347,6 +402,7 @@ mod tests {
     use super::*;
     use crate::document::Body;
     use crate::ids::DocumentId;
+    use crate::trace::{Hop, Stamp, clock::Offset};
 
     #[test]
     fn frames_come_back_from_their_bytes() {
@@ -356,6 +412,8 @@ mod tests {
         let limits = Limits { window: 32, frame_bytes: 5, watches: 6, keepalive_ms: 7 };
         let listed =
             Listed { document: DocumentId::new("d").unwrap(), revision: 1, kind: Kind::Text, bytes: 2, time_us: 3 };
+        let known = KnownClock { clock: 5, offset: Offset { ahead_us: -6, uncertainty_us: 7 } };
+        let stamps = Stamps { member: 3, clock: 4, stamps: vec![Stamp { hop: Hop::StorerRead, at_us: 5 }] };
         for frame in [
             FromServer::Welcome(Welcome { session: 1, limits, time_us: 2, log_id: 3 }),
             FromServer::Outcome { epoch: 1, number: 2, level: AckLevel::Logged, outcome: None },
@@ -373,6 +431,8 @@ mod tests {
             FromServer::Pause { retry_after_ms: 1 },
             FromServer::Resume,
             FromServer::Pong { nonce: 1, time_us: 2 },
+            FromServer::PongClock { nonce: 1, time_us: 2, clock: (3, 4), others: vec![known] },
+            FromServer::Trace { epoch: 1, number: 2, stamps },
             FromServer::Close { code: Code::IDLE, reason: "idle", retry_after_ms: 0 },
             FromServer::Refused { request: 1, document: "d", code: Code::FORBIDDEN },
             FromServer::Synced { request: 1 },

@@ -40,7 +40,8 @@ pub fn event_log(document: &str, messages: u64) -> Vec<Vec<u8>> {
         };
         let partition = Partition::of(document);
         let body = EventBody::Updated { version, change: vec![Primitive::SetText(text)] };
-        let event = Event { partition, sequence: n, index: 0, origin: Some(origin), received_at_us: n, body };
+        let event =
+            Event { partition, sequence: n, index: 0, origin: Some(origin), received_at_us: n, body, trace: None };
         let mut events = BatchBuilder::default();
         events.push(&event.encode());
         let batch = BatchId { incarnation: 1, counter: n };

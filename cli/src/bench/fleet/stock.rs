@@ -41,7 +41,7 @@ impl Fleet {
             self.payloads.write_operation(Label { step: STEP, index }, &mut self.operation);
             let document = format!("{}stock/{index}", self.common.document_prefix);
             let content = Content { document: &document, if_revision: None, operation: &self.operation };
-            let instruct = Instruct { number, settled, resent: false, ack, content };
+            let instruct = Instruct { number, settled, resent: false, ack, traced: false, content };
             FromClient::Instruct(instruct).encode(&mut client.outbox.bytes);
             client.sent_ns = now_ns;
         }

@@ -55,7 +55,7 @@ impl World {
             0 if worker.core.wants_instructions() => {
                 let next = worker.instructions.next(&self.instructions);
                 if let Some((sequence, message)) = next.map_err(|e| format!("a processor finds damage: {e:?}"))? {
-                    worker.core.handle_instructions(sequence, &message).map_err(|e| e.to_string())?;
+                    worker.core.handle_instructions(sequence, &message, 0).map_err(|e| e.to_string())?;
                 }
             }
             // In some worlds processors lag far behind the storers that answer them.
