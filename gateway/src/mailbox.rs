@@ -158,7 +158,7 @@ impl Mailbox {
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
     sleeping: Vec<Arc<Mailbox>>,
-    has_posted: bool,
+    posted: usize,
 }
 
 impl Wakes {
@@ -166,7 +166,7 @@ impl Wakes {
     pub(crate) fn post<R>(&mut self, mailbox: &Arc<Mailbox>, act: impl FnOnce(&mut Inbound) -> R) -> R {
         let mut inbound = mailbox.lock();
         let result = act(&mut inbound);
-        self.has_posted = true;
+        self.posted += 1;
         if inbound.note() {
             self.sleeping.push(Arc::clone(mailbox));
         }
@@ -180,7 +180,12 @@ impl Wakes {
 
     /// Whether anything was done to any session, also to one that is awake.
     pub(crate) fn has_posted(&self) -> bool {
-        self.has_posted
+        self.posted > 0
+    }
+
+    /// How often something was done to a session.
+    pub(crate) fn posted(&self) -> usize {
+        self.posted
     }
 
     /// Wakes them; outside of all locks.

@@ -21,10 +21,9 @@ const GATHER_MESSAGES_MAX: usize = 64;
 const GATHER_BYTES_MAX: usize = 4 << 20;
 /// From so many sessions on that one round wakes, the next round may wait.
 const REST_FROM_SESSIONS: usize = 64;
-/// About twice what waking a session and writing to it costs: so the fan-out alone never takes all of
-/// the machine.
-const REST_PER_SESSION: Duration = Duration::from_micros(20);
-const REST_MAX: Duration = Duration::from_millis(20);
+/// About what it costs to deliver a frame when nothing is joined.
+const REST_PER_FRAME: Duration = Duration::from_micros(8);
+const REST_MAX: Duration = Duration::from_millis(30);
 
 /// Code of the finding that a storer is waited for.
 const NO_STORER: &str = "no-storer";
@@ -111,7 +110,7 @@ async fn read(shared: &Shared, lane: u16, mut reader: LogReader) -> GatewayError
                 handled.map_err(|source| GatewayError::Undecodable { lane, sequence: message.sequence, source })
             });
             shared.traces.event(&mut effects.traced, &mut effects.wakes, read_us);
-            (result, rest_after(effects.wakes.len(), clients.len()))
+            (result, rest_after(effects.wakes.posted(), effects.wakes.len(), clients.len()))
         });
         if let Err(error) = result.and_then(|()| Ok(gathered?)) {
             return error;
@@ -136,15 +135,19 @@ async fn gather(reader: &mut LogReader, messages: &mut Vec<LogMessage>) -> Resul
     Ok(())
 }
 
-/// How long the fan-out rests behind a round that woke so many sessions of so many clients. Each of
-/// them costs a system call. When a round wakes a good part of all clients, the next one wakes mostly
-/// the same ones: after a rest each of them gets more with one call. Otherwise a rest would spare
-/// nothing and only cost time.
-fn rest_after(woken: usize, clients: usize) -> Duration {
+/// How long the fan-out rests behind a round that put so many frames into the outboxes of so many
+/// sessions of so many clients.
+///
+/// Each session costs a system call, however much it gets. When a round wakes a good part of all
+/// clients, the next one wakes mostly the same ones: after a rest each of them gets more with one call.
+/// Otherwise a rest would spare nothing. It is in proportion to the frames, hence to the load: below
+/// what the machine carries, rounds rest for a moment; above it, each rest makes the next round larger,
+/// up to the longest rest.
+fn rest_after(frames: usize, woken: usize, clients: usize) -> Duration {
     if woken < REST_FROM_SESSIONS || woken * 4 < clients {
         return Duration::ZERO;
     }
-    (REST_PER_SESSION * u32::try_from(woken).unwrap_or(u32::MAX)).min(REST_MAX)
+    (REST_PER_FRAME * u32::try_from(frames).unwrap_or(u32::MAX)).min(REST_MAX)
 }
 
 /// Follows the storers' progress until the gateway stops.
