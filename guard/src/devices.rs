@@ -67,7 +67,8 @@ impl Devices {
         let mut operation = Vec::new();
         Operation::PutText(self.text()).write(&mut operation);
         let content = Content { document: &document, if_revision: None, operation: &operation };
-        let instruct = Instruct { number, settled: number, resent: false, ack: AckLevel::Applied, content };
+        let instruct =
+            Instruct { number, settled: number, resent: false, ack: AckLevel::Applied, traced: false, content };
         let mut out = Vec::new();
         FromClient::Instruct(instruct).encode(&mut out);
         out

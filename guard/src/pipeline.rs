@@ -180,7 +180,7 @@ impl Pipeline {
         let next = self.events.len() as u64 + 1;
         let processor = &mut self.processor;
         let built = tally.measure(Path::Processor, || {
-            processor.handle_instructions(sequence, message).expect("instructions");
+            processor.handle_instructions(sequence, message, 0).expect("instructions");
             while let Some(Load { id, request }) = processor.poll_load() {
                 processor.handle_loaded(id, nothing_yet(&request, next - 1));
             }
