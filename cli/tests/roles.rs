@@ -161,3 +161,13 @@ fn a_storer_of_another_log_disturbs_nobody() {
     let (whole, said) = roles.check();
     assert!(whole, "{said}");
 }
+
+#[test]
+fn roles_end_when_they_are_told_to_also_when_the_log_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut roles = all(folder.path());
+    roles.lose_nats();
+    for role in ["gateway", "processor", "storer"] {
+        roles.stop(role);
+    }
+}

@@ -345,6 +345,8 @@ impl<S: Stream> Connection<S> {
                 break;
             }
             let Some(stream) = &mut self.stream else { return Err(End::Gone) };
+            // Before the write: on one machine the client may have the bytes before the call returns.
+            let begun_us = self.trace.as_ref().map(|_| self.shared.traces.clock.now_us());
             let wrote = JOIN.with_borrow_mut(|join| {
                 let bytes = joined(&self.writing, join);
                 Pin::new(stream).poll_write(context, bytes)
@@ -357,8 +359,8 @@ impl<S: Stream> Connection<S> {
                     self.progress_ms = now_ms;
                     (has_written, self.needs_flush) = (true, true);
                     self.shared.traces.wrote();
-                    if let Some(trace) = &mut self.trace {
-                        trace.wrote(|| self.shared.traces.clock.now_us());
+                    if let (Some(trace), Some(begun_us)) = (&mut self.trace, begun_us) {
+                        trace.wrote(begun_us);
                     }
                 }
             }

@@ -83,12 +83,9 @@ impl SessionTrace {
         self.writing.append(seen);
     }
 
-    /// Something was written.
-    pub(crate) fn wrote(&mut self, now_us: impl FnOnce() -> u64) {
-        if !self.writing.is_empty() {
-            let now_us = now_us();
-            self.written.extend(self.writing.drain(..).map(|seen| (seen, now_us)));
-        }
+    /// Something was written, by a call that began then.
+    pub(crate) fn wrote(&mut self, begun_us: u64) {
+        self.written.extend(self.writing.drain(..).map(|seen| (seen, begun_us)));
     }
 }
 

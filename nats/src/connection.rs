@@ -173,6 +173,9 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// Without a connection a flush would wait until there is one again.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Answers to requests that are not publishes: long enough for a busy server, short enough to tell.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -239,10 +242,12 @@ impl Connection {
         self.connects.mark_unchanged();
     }
 
-    /// Waits until what was published has left this process.
+    /// Waits until what was published has left this process, but not for a server that is away.
     pub async fn flush(&self) {
-        if let Err(error) = self.client.flush().await {
-            tracing::debug!(%error, "flushing the NATS connection");
+        match tokio::time::timeout(FLUSH_TIMEOUT, self.client.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "flushing the NATS connection"),
+            Err(_) => tracing::debug!("flushing the NATS connection: not connected"),
         }
     }
 

@@ -33,6 +33,8 @@ const STALE_READERS: Duration = Duration::from_secs(60);
 
 /// How long a stopping storer waits for a commit that is under way when its time is up.
 const ABANDON: Duration = Duration::from_secs(2);
+/// What serves others may take this long to end.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long a storer waits for its file while one before it in the same process still copies it.
 const LET_GO: Duration = Duration::from_secs(600);
@@ -249,7 +251,10 @@ impl Storer {
             let _ = tokio::time::timeout(ABANDON, &mut self.writer).await;
         }
         self.services.cancel();
-        self.tasks.wait().await;
+        // What they still say is for others; with NATS away it may never get there.
+        if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
+            tracing::debug!("not everything that serves others has ended");
+        }
         self.connection.flush().await;
         tracing::info!("storer stopped");
     }

@@ -5,6 +5,7 @@ use crate::site::{program, run, text, until};
 use fieldstream_nats::{
     ChildOptions, Connection, Credentials, Log, NatsChild, Profile, Topology, TopologyOptions, damage,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -78,6 +79,20 @@ impl Roles {
         let (_, mut child) = self.roles.remove(at);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// nats-server ends and does not come back.
+    pub(crate) fn lose_nats(&mut self) {
+        let nats = self.nats.take().unwrap();
+        self.runtime.block_on(nats.stop());
+    }
+
+    /// Asks a role to end and waits until it has.
+    pub(crate) fn stop(&mut self, name: &str) {
+        let at = self.roles.iter().position(|(other, _)| other == name).unwrap();
+        let (_, mut child) = self.roles.remove(at);
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        until("it has ended", || child.try_wait().unwrap());
     }
 
     /// Waits until a document is put and stored.
