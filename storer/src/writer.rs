@@ -27,8 +27,8 @@ const GATHER_STEP: Duration = Duration::from_millis(1);
 /// A rest is so many times as long as the commit before it.
 const REST_PER_COMMIT: u32 = 3;
 
-/// The longest rest after a commit.
-const REST_MAX: Duration = Duration::from_secs(1);
+/// The longest rest after a commit: who waits for `stored` waits for it, too.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// Code of the finding that commits fail.
 const NOT_STORED: &str = "not-stored";
@@ -343,8 +343,8 @@ mod tests {
     fn a_rest_is_in_proportion_to_the_commit_and_not_to_an_outage() {
         let ms = Duration::from_millis;
         assert_eq!(rest(ms(9), ms(2), ms(2)), ms(7));
-        assert_eq!(rest(ms(5), ms(40), ms(40)), ms(120));
-        assert_eq!(rest(ms(5), ms(3_600_000), ms(40)), ms(120), "tried for an hour");
+        assert_eq!(rest(ms(5), ms(30), ms(30)), ms(90));
+        assert_eq!(rest(ms(5), ms(3_600_000), ms(30)), ms(90), "tried for an hour");
         assert_eq!(rest(ms(5), ms(30_000), ms(30_000)), REST_MAX);
     }
 
