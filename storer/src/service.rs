@@ -33,6 +33,7 @@ const STALE_READERS: Duration = Duration::from_secs(60);
 
 /// How long a stopping storer waits for a commit that is under way when its time is up.
 const ABANDON: Duration = Duration::from_secs(2);
+
 /// What serves others may take this long to end.
 const FAREWELL: Duration = Duration::from_secs(5);
 

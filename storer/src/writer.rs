@@ -24,11 +24,14 @@ const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// While a commit waits for its time, how often the queue is looked at.
 const GATHER_STEP: Duration = Duration::from_millis(1);
 
-/// A rest is so many times as long as the commit before it.
+/// Short commits are followed by a rest so many times as long, up to [`LONG_REST_MAX`].
 const REST_PER_COMMIT: u32 = 3;
 
-/// The longest rest after a commit: who waits for `stored` waits for it, too.
-const REST_MAX: Duration = Duration::from_millis(100);
+/// Who waits for `stored` waits for the rest, too.
+const LONG_REST_MAX: Duration = Duration::from_millis(100);
+
+/// The longest rest after a commit that took longer than that.
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Code of the finding that commits fail.
 const NOT_STORED: &str = "not-stored";
@@ -263,11 +266,13 @@ impl Writer {
 }
 
 /// How long the writer rests behind a commit that began so long ago and whose successful attempt took
-/// so long. Three times as long as that leaves most of the disk's and the processor's time to others,
-/// above all to nats-server, and makes commits larger, hence cheaper per event: a commit writes every
-/// page it touches, however few rows of it changed. An outage before it is no reason to rest.
+/// so long. At least as long as that, which leaves half of the disk's time to others, above all to
+/// nats-server. Behind short commits longer, so that the next one is larger, hence cheaper per event: a
+/// commit writes every page it touches, however few rows of it changed. An outage before it is no reason
+/// to rest.
 fn rest(floor: Duration, since_begun: Duration, took: Duration) -> Duration {
-    floor.saturating_sub(since_begun).max((took * REST_PER_COMMIT).min(REST_MAX))
+    let longer = (took * REST_PER_COMMIT).min(LONG_REST_MAX);
+    floor.saturating_sub(since_begun).max(longer).max(took.min(REST_MAX))
 }
 
 /// Wall time in microseconds since the Unix epoch.
@@ -344,6 +349,8 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(rest(ms(9), ms(2), ms(2)), ms(7));
         assert_eq!(rest(ms(5), ms(30), ms(30)), ms(90));
+        assert_eq!(rest(ms(5), ms(40), ms(40)), LONG_REST_MAX);
+        assert_eq!(rest(ms(5), ms(400), ms(400)), ms(400), "a slow disk has others, too");
         assert_eq!(rest(ms(5), ms(3_600_000), ms(30)), ms(90), "tried for an hour");
         assert_eq!(rest(ms(5), ms(30_000), ms(30_000)), REST_MAX);
     }
