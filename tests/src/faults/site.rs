@@ -7,7 +7,7 @@ use crate::{certificate, nats_server};
 use fieldstream_nats::{ChildOptions, Connection, Credentials, NatsChild, Profile, Topology, TopologyOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::OpenOptions;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -197,11 +197,11 @@ impl Site {
             let arguments = [&[kind.to_owned(), "--nats".to_owned(), url(proxy)], more].concat();
             Role::new(options, format!("{kind}-{i}"), arguments)
         };
-        let ports: Vec<SocketAddr> = (0..2).map(|_| free_port()).collect();
+        let mut ports = free_ports(4);
+        let secure_ports = ports.split_off(2);
         let gateways = ports.iter().enumerate();
         certificate(&options.directory);
         let (cert, key) = (options.directory.join("server.pem"), options.directory.join("server.key"));
-        let secure_ports: Vec<SocketAddr> = (0..2).map(|_| free_port()).collect();
         let gateways = gateways.map(|(i, at)| {
             let (tcp, listen) = (at.to_string(), secure_ports[i].to_string());
             let (cert, key) = (cert.display().to_string(), key.display().to_string());
@@ -275,10 +275,17 @@ impl Site {
     }
 }
 
-/// A free port that stays free until a role takes it: one below those that the kernel gives to outgoing
-/// connections, since a device that tries to connect meanwhile would otherwise sooner or later take it.
-fn free_port() -> SocketAddr {
-    let ports = (0..PORTS).map(|_| rand::random_range(PORTS_FROM..PORTS_FROM + PORTS));
-    let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    free.next().expect("a free port").local_addr().expect("an address")
+/// Free ports, all different, that stay free until a role takes them: below those that the kernel gives to
+/// outgoing connections, since a device that tries to connect meanwhile would otherwise sooner or later take
+/// one. All are held until the last is found, over TCP and UDP, since roles listen on both.
+fn free_ports(count: usize) -> Vec<SocketAddr> {
+    let candidates = (0..PORTS).map(|_| rand::random_range(PORTS_FROM..PORTS_FROM + PORTS));
+    let free = candidates.filter_map(|port| {
+        let tcp = TcpListener::bind(("127.0.0.1", port)).ok()?;
+        let udp = UdpSocket::bind(("127.0.0.1", port)).ok()?;
+        Some((tcp, udp))
+    });
+    let held: Vec<_> = free.take(count).collect();
+    assert_eq!(held.len(), count, "free ports");
+    held.iter().map(|(tcp, _)| tcp.local_addr().expect("an address")).collect()
 }
