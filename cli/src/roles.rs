@@ -90,6 +90,7 @@ pub(crate) fn storer_options(settings: &Settings, server: Server, directory: &Pa
     let mut options = StorerOptions::new(server, directory);
     options.file_mode = settings.storer.file_mode;
     options.map_bytes = settings.storer.map_bytes;
+    options.map_bytes_max = settings.storer.map_bytes_max;
     options.history_revisions = settings.storer.history_revisions;
     options.commit_floor = settings.storer.commit_floor;
     options.upkeep = UpkeepOptions {
@@ -97,6 +98,9 @@ pub(crate) fn storer_options(settings: &Settings, server: Server, directory: &Pa
         copy_every: settings.storer.copy_every,
         copies_kept: settings.storer.copies_kept,
         client_marks_kept: settings.storer.client_marks_kept,
+        history_rules: settings.storer.history_keep.clone(),
+        history_age_max: Some(settings.storer.history_age_max).filter(|age| !age.is_zero()),
+        history_bytes_max: Some(settings.storer.history_bytes_max).filter(|bytes| *bytes > 0),
         ..UpkeepOptions::default()
     };
     options
@@ -367,8 +371,8 @@ mod tests {
         let server = || Server { url: "nats://h:1".into(), credentials: Credentials::None };
         let (ours, theirs) = (storer_options(&settings, server(), Path::new("/d")), StorerOptions::new(server(), "/d"));
         assert_eq!(
-            (ours.file_mode, ours.map_bytes, ours.commit_floor, ours.history_revisions),
-            (theirs.file_mode, theirs.map_bytes, theirs.commit_floor, theirs.history_revisions)
+            (ours.file_mode, ours.map_bytes, ours.map_bytes_max, ours.commit_floor, ours.history_revisions),
+            (theirs.file_mode, theirs.map_bytes, theirs.map_bytes_max, theirs.commit_floor, theirs.history_revisions)
         );
         let ours = processor_options(&settings, server(), Registry::default());
         let theirs = ProcessorOptions::new(server());

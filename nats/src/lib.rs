@@ -45,8 +45,8 @@ pub use register::{CopyEntry, EntryPlace, LaneMarks, Registered, StorerEntry, St
 pub use repair::{Claim, LaneLoss, LogNow, RepairRecord, RepairState, RepairedLane, StreamLook, Workshop};
 pub use sessions::{SessionNote, SessionNotes, publish_session};
 pub use status::{
-    GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus, StorerStatus,
-    StreamState, collect_status, lane_streams, serve_status,
+    FileStatus, GatewayLane, GatewayStatus, Member, NATS_DOWN, ProcessorLane, ProcessorStatus, RoleStatus,
+    StorerStatus, StreamState, collect_status, lane_streams, serve_status,
 };
 pub use storers::{
     Order, OrderCall, OrderReply, OrderServer, RebuildOrder, Rebuilt, request_rebuild, request_snapshot,

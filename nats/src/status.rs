@@ -125,6 +125,30 @@ pub struct StorerStatus {
     pub copies_bytes: u64,
     /// EVENTS sequence that is durable, in order of lanes.
     pub stored: Vec<u64>,
+    /// How the file is; earlier storers do not say.
+    #[serde(default)]
+    pub file: Option<FileStatus>,
+}
+
+/// How a storer's file is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStatus {
+    /// Bytes of the pages that hold something; the rest is used again.
+    pub used_bytes: u64,
+    /// Bytes of the history's pages.
+    pub history_bytes: u64,
+    /// Bytes of the pages of the index by time.
+    pub by_time_bytes: u64,
+    /// Bytes of the map: how large the file can become before that grows.
+    pub map_bytes: u64,
+    /// Readers that look at a state of the file now, the storer's own included.
+    pub readers: u64,
+    /// Commits since the state that the oldest of them looks at.
+    pub reader_lag_commits: u64,
+    /// When the newest verified copy was made, microseconds since the Unix epoch; `None` without one.
+    pub copied_at_us: Option<u64>,
+    /// Verified copies.
+    pub copies: u64,
 }
 
 impl ProcessorStatus {

@@ -95,6 +95,11 @@ pub enum Misfit {
 }
 
 impl Primitive {
+    /// Whether the body after it does not depend on the body before it.
+    pub fn sets_whole_state(&self) -> bool {
+        matches!(self, Primitive::SetText(_) | Primitive::SetMap(_) | Primitive::Delete)
+    }
+
     /// Appends the primitive as `[tag, …]` (`docs/LOG.md`).
     pub fn write(&self, out: &mut Vec<u8>) {
         let head = |out: &mut Vec<u8>, tag: u64, n: usize| {

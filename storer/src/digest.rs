@@ -176,7 +176,8 @@ impl Gathered {
         self.bytes.extend_from_slice(key);
         let partition = match database {
             "documents" => {
-                let row = DocumentRow::decode(value)?;
+                // Files of earlier versions do not tell how much there is behind the last whole state.
+                let row = DocumentRow { since_whole_bytes: 0, ..DocumentRow::decode(value)? };
                 if row.document.hash() != row.state_hash {
                     self.tell(database, key, "the body does not have its hash".to_owned());
                 }
@@ -184,7 +185,8 @@ impl Gathered {
                 Partition::of(std::str::from_utf8(key).map_err(|_| DecodeError::InvalidUtf8)?)
             }
             "history" => {
-                HistoryRow::decode(value)?.encode(&mut self.bytes);
+                // Nor does each of their rows tell the whole state where others do.
+                HistoryRow { body: None, ..HistoryRow::decode(value)? }.encode(&mut self.bytes);
                 Partition::of(&HistoryKey::decode(key)?.document)
             }
             "clients" => {

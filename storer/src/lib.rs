@@ -34,4 +34,4 @@ pub use replay::{Replay, ReplayOptions};
 pub use service::{Storer, StorerError, StorerOptions};
 pub use store::{Belongs, Copies, CopyState, Identity, Store, StoreError, StoreOptions, restore, switch};
 pub use tables::{DumpedRow, IdleMarks, ReadTables, TableError};
-pub use upkeep::UpkeepOptions;
+pub use upkeep::{HistoryRule, UpkeepOptions};

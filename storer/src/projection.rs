@@ -10,6 +10,10 @@
 //! An event that cannot be decoded or does not fit is an error that stops the storer; nothing is
 //! ever skipped.
 
+mod history;
+
+pub use history::{NewHistory, NewRow, WHOLE_STATE_EVERY_BYTES};
+
 use crate::rows::{CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentRow, HistoryRow, MarkRow};
 use fieldstream_shared::change::{Change, Misfit, Version};
 use fieldstream_shared::cursor::{BatchId, Part};
@@ -199,7 +203,7 @@ pub struct Projection {
     lanes: Vec<Lane>,
     documents: BTreeMap<DocumentId, DocumentRow>,
     marks: BTreeMap<(ClientId, Partition), MarkRow>,
-    history: BTreeMap<(DocumentId, u64), HistoryRow>,
+    history: NewHistory,
     dead_letters: BTreeMap<DeadLetterKey, DeadLetterRow>,
     batches: usize,
     events: usize,
@@ -210,8 +214,8 @@ pub struct Projection {
 pub struct Writes<'a> {
     /// Changed documents, in key order.
     pub documents: &'a BTreeMap<DocumentId, DocumentRow>,
-    /// New history by document and revision, in key order.
-    pub history: &'a BTreeMap<(DocumentId, u64), HistoryRow>,
+    /// New history.
+    pub history: &'a NewHistory,
     /// Changed marks, in key order; an empty one is gone.
     pub marks: &'a BTreeMap<(ClientId, Partition), MarkRow>,
     /// New dead letters, in key order.
@@ -232,7 +236,7 @@ impl Projection {
             lanes: (0..lanes).zip(checkpoints).map(lane).collect(),
             documents: BTreeMap::new(),
             marks: BTreeMap::new(),
-            history: BTreeMap::new(),
+            history: NewHistory::default(),
             dead_letters: BTreeMap::new(),
             batches: 0,
             events: 0,
@@ -352,8 +356,9 @@ impl Projection {
             sequence: at.sequence,
             received_at_us: source.received_at_us,
             change,
+            body: None,
         };
-        self.history.insert((id, version.revision), entry);
+        self.history.push(id, &entry, &row.document.body, &mut row.since_whole_bytes);
         Ok(())
     }
 
@@ -435,7 +440,16 @@ struct Source {
 
 fn new_row(client: ClientId, lane: u16) -> DocumentRow {
     let document = Document::default();
-    DocumentRow { state_hash: document.hash(), document, client, epoch: 0, number: 0, lane, sequence: 0 }
+    DocumentRow {
+        state_hash: document.hash(),
+        document,
+        client,
+        epoch: 0,
+        number: 0,
+        lane,
+        sequence: 0,
+        since_whole_bytes: 0,
+    }
 }
 
 #[cfg(test)]

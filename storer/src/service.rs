@@ -1,5 +1,7 @@
 //! The storer as a service: a reader per lane, one writer, the read service, announcements.
 
+mod condition;
+
 use crate::beginnings;
 use crate::instructions;
 use crate::joining;
@@ -12,7 +14,7 @@ use crate::upkeep::{self, Upkeep, UpkeepOptions};
 use crate::writer::{Arrived, Writer, now_us};
 use fieldstream_nats::{
     Connection, Health, Log, LogError, LogReader, Member, NatsError, OrderServer, PieceServer, ReadServer,
-    RepairRecord, RoleStatus, Server, Start, StorerStatus, Topology, TraceDesk, publish_progress, serve_status,
+    RepairRecord, Server, Start, Topology, TraceDesk, publish_progress, serve_status,
 };
 use fieldstream_shared::read::{Checkpoint, Progress};
 use std::path::{Path, PathBuf};
@@ -26,10 +28,6 @@ const QUEUE_BATCHES: usize = 64;
 
 /// Progress is announced at least this often: whoever missed an announcement hears the next.
 const ANNOUNCE: Duration = Duration::from_millis(200);
-
-/// How often reader slots of ended processes are looked for. They keep old pages from being used
-/// again, so the file would grow.
-const STALE_READERS: Duration = Duration::from_secs(60);
 
 /// How long a stopping storer waits for a commit that is under way when its time is up.
 const ABANDON: Duration = Duration::from_secs(2);
@@ -51,9 +49,11 @@ pub struct StorerOptions {
     /// Permission bits of the LMDB file and its lock file. Readers need to write the lock file.
     /// Default 0664.
     pub file_mode: u32,
-    /// The largest the LMDB file can become. Takes address space, not memory and not disk.
+    /// How large the LMDB file can become before its map grows. Takes address space, not memory and not disk.
     /// Default 1 TiB.
     pub map_bytes: usize,
+    /// How far the map grows by itself when it is full, without the storer being stopped. Default 64 TiB.
+    pub map_bytes_max: usize,
     /// Revisions of each document that are kept in history; 0: all. Who missed more of a document that
     /// is watched gets it as a whole. Default 1,000.
     pub history_revisions: u64,
@@ -79,6 +79,7 @@ impl StorerOptions {
             directory: directory.into(),
             file_mode: 0o664,
             map_bytes: 1 << 40,
+            map_bytes_max: 1 << 46,
             history_revisions: 1000,
             commit_floor: Duration::from_millis(5),
             upkeep: UpkeepOptions::default(),
@@ -171,6 +172,7 @@ impl Storer {
         let (desk, traces) = TraceDesk::open(&connection, store.storer());
         let writer = Writer::new(store.clone(), arriving, durable_sender, options.commit_floor, abandon.clone())
             .reporting_to(options.health.clone())
+            .growing_map_to(options.map_bytes_max)
             .timed_by(Hops::new(desk, &options.health))
             .taking_turns(Arc::clone(&turn));
         let writer = spawn_writer(writer, failed.clone())?;
@@ -196,9 +198,18 @@ impl Storer {
         let log_id = store.checkpoints().first().map_or(topology.log_id, |checkpoint| checkpoint.log_id);
         let announced = Announced { storer: store.storer(), log_id };
         tasks.spawn(announce(connection.clone(), announced, durable.clone(), services.clone()));
-        tasks.spawn(clear_stale_readers(store.clone(), services.clone()));
+        let seen = condition::Seen::default();
+        let watching = condition::watch(
+            store.clone(),
+            copies_of(&options),
+            seen.clone(),
+            options.health.clone(),
+            services.clone(),
+        );
+        tasks.spawn(watching);
         let member = Member::new("storer", env!("CARGO_PKG_VERSION"), options.health.clone());
-        let status = status(member, (&options.directory, copies_of(&options)), store.storer(), durable.clone());
+        let places = (options.directory.as_path(), copies_of(&options));
+        let status = condition::status(member, places, store.storer(), durable.clone(), seen);
         let (answering, until, health) = (connection.clone(), services.clone(), options.health.clone());
         tasks.spawn(async move {
             let _ = until.run_until_cancelled(serve_status(answering, health, status)).await;
@@ -433,32 +444,8 @@ async fn read_upto(
     Ok(())
 }
 
-fn status(
-    member: Member,
-    (directory, copies): (&Path, PathBuf),
-    storer: u64,
-    durable: watch::Receiver<Vec<u64>>,
-) -> impl Fn() -> RoleStatus + use<> {
-    let database = Store::database_path(directory);
-    move || {
-        let file_bytes = std::fs::metadata(database.join("data.mdb")).map_or(0, |file| file.len());
-        let (database, stored) = (database.display().to_string(), durable.borrow().clone());
-        let copies_bytes = copies_bytes(&copies);
-        let storer = StorerStatus { storer, database, file_bytes, copies_bytes, stored };
-        RoleStatus { storer: Some(storer), ..member.status() }
-    }
-}
-
 fn copies_of(options: &StorerOptions) -> PathBuf {
     options.upkeep.copies_directory.clone().unwrap_or_else(|| options.directory.join("copies"))
-}
-
-/// Bytes of all copies in a folder.
-fn copies_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    // `latest` is a link to one of them.
-    let own = entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    own.filter_map(|entry| std::fs::metadata(entry.path().join("data.mdb")).ok()).map(|file| file.len()).sum()
 }
 
 fn upkeep_of(
@@ -517,24 +504,6 @@ async fn announce(
             }
         }
         told = stored;
-    }
-}
-
-async fn clear_stale_readers(store: Arc<Store>, stop: CancellationToken) {
-    let mut interval = tokio::time::interval(STALE_READERS);
-    loop {
-        tokio::select! {
-            _ = interval.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        let store = store.clone();
-        let cleared =
-            tokio::task::spawn_blocking(move || store.clear_stale_readers().map_err(|error| store.explain(error)));
-        match cleared.await {
-            Ok(Ok(0)) | Err(_) => {}
-            Ok(Ok(stale)) => tracing::info!(stale, "reader slots of ended processes were freed"),
-            Ok(Err(error)) => tracing::warn!(%error, "looking for reader slots of ended processes"),
-        }
     }
 }
 

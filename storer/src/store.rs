@@ -13,6 +13,7 @@ mod copies;
 mod error;
 mod identify;
 mod leftovers;
+mod readers;
 
 pub(crate) use copies::glance;
 pub use copies::{Copies, CopyState, restore};
@@ -20,12 +21,14 @@ pub use error::StoreError;
 
 use crate::projection::Writes;
 use crate::tables::{ReadTables, TableError, Tables};
+use crate::upkeep::Cut;
 use error::explain;
 pub(crate) use error::file_error;
 use fieldstream_shared::msgpack::DecodeError;
 use fieldstream_shared::read::Checkpoint;
 pub use identify::Belongs;
 use identify::identify;
+pub(crate) use readers::{ReaderTable, Watched, process_name};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -207,6 +210,42 @@ impl Store {
         self.current().tables.commit(writes, self.options.history_revisions)
     }
 
+    /// Doubles the map, up to a size; the size it has then, `None` if it cannot grow any more.
+    ///
+    /// # Errors
+    /// [`TableError`]; the map is as it was then.
+    pub(crate) fn grow_map(&self, bytes_max: usize) -> Result<Option<usize>, TableError> {
+        self.current().tables.grow_map(bytes_max)
+    }
+
+    /// How the file is now.
+    pub(crate) fn condition(&self) -> Result<Condition, TableError> {
+        let current = self.current();
+        let read = current.tables.read()?;
+        let (history_bytes, by_time_bytes) = read.history_bytes()?;
+        let used_bytes = read.used_bytes()?;
+        drop(read);
+        let readers = ReaderTable::of(&current.path);
+        let map_bytes = current.tables.map_bytes() as u64;
+        Ok(Condition { used_bytes, history_bytes, by_time_bytes, map_bytes, readers })
+    }
+
+    /// Removes history in front of a revision of each of these documents; how many rows went.
+    ///
+    /// # Errors
+    /// [`TableError`]; nothing went then.
+    pub(crate) fn cut_history(&self, cuts: &[Cut]) -> Result<usize, TableError> {
+        self.current().tables.cut_history(cuts)
+    }
+
+    /// Removes the oldest rows of `by_time`, before a time and at most so many; how many went.
+    ///
+    /// # Errors
+    /// [`TableError`]; nothing went then.
+    pub(crate) fn cut_by_time(&self, before_us: u64, rows_max: usize) -> Result<usize, TableError> {
+        self.current().tables.cut_by_time(before_us, rows_max)
+    }
+
     /// Frees the reader slots of processes that ended without doing so, and tells how many.
     ///
     /// # Errors
@@ -235,6 +274,21 @@ impl Store {
     pub fn explain(&self, error: TableError) -> StoreError {
         explain(error, &self.options, &self.current().path)
     }
+}
+
+/// How a file is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Condition {
+    /// Bytes of the pages that hold something.
+    pub(crate) used_bytes: u64,
+    /// Bytes of those of `history`.
+    pub(crate) history_bytes: u64,
+    /// Bytes of those of `by_time`.
+    pub(crate) by_time_bytes: u64,
+    /// Bytes of the map.
+    pub(crate) map_bytes: u64,
+    /// Who reads it.
+    pub(crate) readers: ReaderTable,
 }
 
 const GENERATIONS: &str = "generations";

@@ -5,26 +5,22 @@
 //! the disk, so a power cut leaves the last commit or the one before, never a mixture.
 
 mod error;
+mod gate;
+mod history;
+mod read;
 
 pub use error::TableError;
+use gate::{Gate, Pass};
+pub use read::{DumpedRow, IdleMarks, ReadTables};
 
-use crate::projection::{State, Writes};
-use crate::rows::{
-    CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentHead, DocumentRow, FORMAT_KEY, FormatRow, HistoryRow, MarkRow,
-    checkpoint_key, checkpoint_sequence, client_key, decode_mark, encode_mark, history_key, parse_client_key,
-};
-use fieldstream_shared::dead_letter::DeadLetter;
+use crate::projection::Writes;
+use crate::rows::{CheckpointRow, FORMAT_KEY, FormatRow, checkpoint_key, client_key, encode_mark};
 use fieldstream_shared::defect::{self, Defect};
-use fieldstream_shared::document::{Document, Kind};
-use fieldstream_shared::ids::{ClientId, DocumentId};
-use fieldstream_shared::limits::READ_DOCUMENTS_BYTES_MAX;
 use fieldstream_shared::marks::Mark;
 use fieldstream_shared::msgpack::DecodeError;
-use fieldstream_shared::partition::{Partition, PartitionSet};
-use fieldstream_shared::read::{HistoryEntry, Listed};
+use fieldstream_shared::partition::PartitionSet;
 use heed::types::Bytes;
-use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
-use std::ops::Bound;
+use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, EnvOpenOptions, RwTxn, WithoutTls};
 use std::path::Path;
 
 /// Slots in the table of readers: the storer's own few and every reporting tool's.
@@ -33,11 +29,11 @@ const READERS_MAX: u32 = 1024;
 /// Room for databases that later versions add.
 const DATABASES_MAX: u32 = 32;
 
-/// History is cut this often: the rows that go lie on pages of their own, so it costs less at once.
-const HISTORY_STEP: u64 = 64;
-
 /// Names of the databases.
 const DATABASES: [&str; 5] = ["meta", "documents", "history", "clients", "dead_letters"];
+
+/// Files of earlier versions do not have it until a storer opens them.
+const BY_TIME: &str = "by_time";
 
 type Database = heed::Database<'static, Bytes, Bytes>;
 
@@ -50,6 +46,8 @@ pub(crate) struct Tables {
     history: Database,
     clients: Database,
     dead_letters: Database,
+    by_time: Option<Database>,
+    gate: Gate,
 }
 
 impl Tables {
@@ -64,13 +62,14 @@ impl Tables {
             let mut create = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
             let [a, b, c, d, e] = DATABASES;
             let databases = [create(a)?, create(b)?, create(c)?, create(d)?, create(e)?];
-            Ok::<_, heed::Error>(CommitOrAbort::<_, std::convert::Infallible>::Commit(databases))
+            let by_time = Some(create(BY_TIME)?);
+            Ok::<_, heed::Error>(CommitOrAbort::<_, std::convert::Infallible>::Commit((databases, by_time)))
         })?;
-        let [meta, documents, history, clients, dead_letters] = match opened {
+        let ([meta, documents, history, clients, dead_letters], by_time) = match opened {
             CommitOrAbort::Commit(databases) => databases,
             CommitOrAbort::Abort(never) => match never {},
         };
-        Ok(Tables { env, meta, documents, history, clients, dead_letters })
+        Ok(Tables { env, meta, documents, history, clients, dead_letters, by_time, gate: Gate::default() })
     }
 
     /// Opens a file that another process may be writing, to read it.
@@ -87,31 +86,61 @@ impl Tables {
             };
             let [a, b, c, d, e] = DATABASES;
             let databases = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?];
-            Ok::<_, TableError>(CommitOrAbort::<_, std::convert::Infallible>::Commit(databases))
+            let by_time = opener.open_database::<Bytes, Bytes>(txn, Some(BY_TIME))?;
+            Ok::<_, TableError>(CommitOrAbort::<_, std::convert::Infallible>::Commit((databases, by_time)))
         })?;
-        let [meta, documents, history, clients, dead_letters] = match opened {
+        let ([meta, documents, history, clients, dead_letters], by_time) = match opened {
             CommitOrAbort::Commit(databases) => databases,
             CommitOrAbort::Abort(never) => match never {},
         };
-        Ok(Tables { env, meta, documents, history, clients, dead_letters })
+        Ok(Tables { env, meta, documents, history, clients, dead_letters, by_time, gate: Gate::default() })
     }
 
     /// Begins a read transaction: one state of all databases.
     pub(crate) fn read(&self) -> Result<ReadTables, TableError> {
-        Ok(ReadTables { txn: self.env.clone().static_read_txn()?, tables: self.clone() })
+        let pass = self.gate.enter();
+        Ok(ReadTables { txn: self.env.clone().static_read_txn()?, tables: self.clone(), _pass: pass })
     }
 
     /// Writes a compacted copy of one state to a new file, and returns once it is on the disk.
     pub(crate) fn copy_to(&self, file: &Path) -> Result<(), TableError> {
+        let _pass = self.gate.enter();
         let copied = self.env.copy_to_path(file, CompactionOption::Enabled)?;
         Ok(copied.sync_all().map_err(heed::Error::Io)?)
+    }
+
+    /// Begins a write transaction.
+    fn write(&self) -> Result<(Pass, RwTxn<'_>), TableError> {
+        let pass = self.gate.enter();
+        Ok((pass, self.env.write_txn()?))
+    }
+
+    /// Doubles the map, up to a size, once no transaction of this process is open, and gives back its
+    /// size; `None` if it has that size already. Readers in other processes see that the file outgrew
+    /// their map when it did.
+    pub(crate) fn grow_map(&self, bytes_max: usize) -> Result<Option<usize>, TableError> {
+        let bytes = self.env.info().map_size;
+        let page = rustix::param::page_size();
+        let larger = bytes.saturating_mul(2).min(bytes_max) / page * page;
+        if larger <= bytes {
+            return Ok(None);
+        }
+        // SAFETY: the gate keeps every transaction of this handle, the only one of the process, from
+        // being open meanwhile.
+        self.gate.alone(|| unsafe { self.env.resize(larger) })?;
+        Ok(Some(larger))
+    }
+
+    /// Bytes of the map.
+    pub(crate) fn map_bytes(&self) -> usize {
+        self.env.info().map_size
     }
 
     /// Gives the file the number of another storer.
     pub(crate) fn set_storer(&self, storer: u64) -> Result<(), TableError> {
         let missing = TableError::Row { database: "meta", error: DecodeError::Expected("a format row") };
         let format = self.read()?.format()?.ok_or(missing)?;
-        let mut txn = self.env.write_txn()?;
+        let (_pass, mut txn) = self.write()?;
         let mut value = Vec::new();
         FormatRow { storer, ..format }.encode(&mut value);
         self.meta.put(&mut txn, FORMAT_KEY.as_bytes(), &value)?;
@@ -126,7 +155,7 @@ impl Tables {
 
     /// Writes the format row and the first checkpoints of a new file, in one transaction.
     pub(crate) fn initialise(&self, format: &FormatRow, checkpoints: &[CheckpointRow]) -> Result<(), TableError> {
-        let mut txn = self.env.write_txn()?;
+        let (_pass, mut txn) = self.write()?;
         let mut value = Vec::new();
         for (lane, row) in (0..format.lanes).zip(checkpoints) {
             self.put_checkpoint(&mut txn, lane, &PartitionSet::EMPTY, row, &mut value)?;
@@ -138,27 +167,17 @@ impl Tables {
     }
 
     /// Writes everything of a commit in one transaction, checkpoints included, and returns once it
-    /// is durable. On an error nothing is written. Of each document's history so many revisions
-    /// stay, and those since the last multiple of 64; 0: all. What goes depends on the revisions alone,
-    /// so that all storers keep the same.
+    /// is durable. On an error nothing is written. Of each document's history so many revisions stay,
+    /// and those since the last multiple of 64 and back to a row that tells the whole state; 0: all.
     pub(crate) fn commit(&self, writes: &Writes<'_>, history_revisions: u64) -> Result<(), TableError> {
-        let mut txn = self.env.write_txn()?;
+        let (_pass, mut txn) = self.write()?;
         let (mut key, mut value) = (Vec::with_capacity(256), Vec::with_capacity(4096));
         for (id, row) in writes.documents {
             value.clear();
             row.encode(&mut value);
             self.documents.put(&mut txn, id.as_bytes(), &value)?;
         }
-        for ((id, revision), row) in writes.history {
-            key.clear();
-            value.clear();
-            history_key(id, *revision, &mut key);
-            row.encode(&mut value);
-            self.history.put(&mut txn, &key, &value)?;
-            if history_revisions > 0 && *revision > history_revisions && revision % HISTORY_STEP == 0 {
-                self.forget_history(&mut txn, id, revision - history_revisions)?;
-            }
-        }
+        self.put_history(&mut txn, writes.history, history_revisions)?;
         for ((client, partition), row) in writes.marks {
             key.clear();
             value.clear();
@@ -185,19 +204,9 @@ impl Tables {
         Ok(txn.commit()?)
     }
 
-    /// Removes a document's history up to a revision.
-    fn forget_history(&self, txn: &mut RwTxn<'_>, id: &str, upto: u64) -> Result<(), TableError> {
-        let (mut first, mut last) = (Vec::new(), Vec::new());
-        history_key(id, 0, &mut first);
-        history_key(id, upto, &mut last);
-        let range = (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()));
-        self.history.delete_range(txn, &range)?;
-        Ok(())
-    }
-
     /// Replaces checkpoints, in one transaction.
     pub(crate) fn put_checkpoints(&self, rows: &[(u16, PartitionSet, CheckpointRow)]) -> Result<(), TableError> {
-        let mut txn = self.env.write_txn()?;
+        let (_pass, mut txn) = self.write()?;
         let mut value = Vec::new();
         for (lane, partitions, row) in rows {
             self.put_checkpoint(&mut txn, *lane, partitions, row, &mut value)?;
@@ -216,282 +225,6 @@ impl Tables {
         value.clear();
         row.encode(partitions, value);
         Ok(self.meta.put(txn, checkpoint_key(lane).as_bytes(), value)?)
-    }
-}
-
-/// Marks of clients that were not heard of, and the key behind which there may be more.
-pub type IdleMarks = (Vec<(ClientId, Partition, Mark)>, Option<Vec<u8>>);
-
-/// A row with the name of its database: name, key, value.
-pub type DumpedRow = (&'static str, Vec<u8>, Vec<u8>);
-
-/// One state of all databases. Drop it soon: pages it can see are not used again meanwhile.
-pub struct ReadTables {
-    // The transaction ends before the file is closed.
-    txn: RoTxn<'static, WithoutTls>,
-    tables: Tables,
-}
-
-fn row<T>(database: &'static str, decoded: Result<T, DecodeError>) -> Result<T, TableError> {
-    decoded.map_err(|error| TableError::Row { database, error })
-}
-
-impl State for ReadTables {
-    type Error = TableError;
-
-    fn document(&self, id: &str) -> Result<Option<DocumentRow>, TableError> {
-        let value = self.tables.documents.get(&self.txn, id.as_bytes())?;
-        value.map(|value| row("documents", DocumentRow::decode(value))).transpose()
-    }
-
-    fn mark(&self, partition: Partition, client: &str) -> Result<Option<MarkRow>, TableError> {
-        let mut key = Vec::with_capacity(client.len() + 2);
-        client_key(client, partition, &mut key);
-        let value = self.tables.clients.get(&self.txn, &key)?;
-        value.map(|value| row("clients", decode_mark(value))).transpose()
-    }
-}
-
-impl ReadTables {
-    /// The format row; a new file has none.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn format(&self) -> Result<Option<FormatRow>, TableError> {
-        let value = self.tables.meta.get(&self.txn, FORMAT_KEY.as_bytes())?;
-        value.map(|value| row("meta", FormatRow::decode(value))).transpose()
-    }
-
-    /// A lane's checkpoint.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn checkpoint(&self, lane: u16) -> Result<Option<CheckpointRow>, TableError> {
-        let value = self.tables.meta.get(&self.txn, checkpoint_key(lane).as_bytes())?;
-        value.map(|value| row("meta", CheckpointRow::decode(value))).transpose()
-    }
-
-    /// The EVENTS sequence up to which a lane is stored; `None` for a lane there is not.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn sequence(&self, lane: u16) -> Result<Option<u64>, TableError> {
-        let value = self.tables.meta.get(&self.txn, checkpoint_key(lane).as_bytes())?;
-        value.map(|value| row("meta", checkpoint_sequence(value))).transpose()
-    }
-
-    /// Documents in the order asked for; one that never was is revision 0 and absent. Cut short,
-    /// behind at least one, at [`READ_DOCUMENTS_BYTES_MAX`].
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn documents(&self, ids: &[DocumentId]) -> Result<Vec<Document>, TableError> {
-        let (mut documents, mut bytes) = (Vec::new(), 0);
-        for id in ids {
-            if bytes >= READ_DOCUMENTS_BYTES_MAX {
-                break;
-            }
-            let document = self.document(id)?.map(|row| row.document).unwrap_or_default();
-            bytes += document.body.encoded_bytes();
-            documents.push(document);
-        }
-        Ok(documents)
-    }
-
-    /// Marks in the order asked for.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn marks(&self, wanted: &[(Partition, ClientId)]) -> Result<Vec<Mark>, TableError> {
-        wanted.iter().map(|(partition, client)| Ok(self.mark(*partition, client)?.unwrap_or_default().mark)).collect()
-    }
-
-    /// Changes of a document with contiguous revisions from `from` on, as many as fit `bytes_max`.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn history(&self, id: &str, from: u64, bytes_max: usize) -> Result<Vec<HistoryEntry>, TableError> {
-        let (mut first, mut last) = (Vec::new(), Vec::new());
-        history_key(id, from, &mut first);
-        history_key(id, u64::MAX, &mut last);
-        let range = (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()));
-        let (mut entries, mut expected, mut bytes) = (Vec::new(), from, 0_usize);
-        for pair in self.tables.history.range(&self.txn, &range)? {
-            let (_, value) = pair?;
-            let (version, client, number, change) = row("history", HistoryRow::decode_for_watchers(value))?;
-            bytes = bytes.saturating_add(change.len());
-            if version.revision != expected || bytes > bytes_max {
-                break;
-            }
-            expected += 1;
-            entries.push(HistoryEntry { version, client, number, change: change.to_owned() });
-        }
-        Ok(entries)
-    }
-
-    /// At most `limit` documents whose ids begin with `prefix` and come behind `after`; deleted
-    /// ones are passed over.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<Listed>, TableError> {
-        let mut listed = Vec::new();
-        let start = match after >= prefix {
-            true => Bound::Excluded(after.as_bytes()),
-            false => Bound::Included(prefix.as_bytes()),
-        };
-        // LMDB takes no empty key, and no id is shorter than one byte.
-        let start =
-            if start == Bound::Included(&[]) || start == Bound::Excluded(&[]) { Bound::Unbounded } else { start };
-        if limit == 0 {
-            return Ok(listed);
-        }
-        for pair in self.tables.documents.range(&self.txn, &(start, Bound::Unbounded))? {
-            let (key, value) = pair?;
-            if !key.starts_with(prefix.as_bytes()) {
-                break;
-            }
-            let (head, bytes) = row("documents", DocumentHead::decode(value))?;
-            if head.kind == Kind::Absent {
-                continue;
-            }
-            let id = std::str::from_utf8(key).ok().and_then(|id| DocumentId::new(id).ok());
-            let document = row("documents", id.ok_or(DecodeError::OutOfRange("a document id")))?;
-            listed.push(Listed { document, revision: head.revision, kind: head.kind, bytes, time_us: head.time_us });
-            if listed.len() == limit {
-                break;
-            }
-        }
-        Ok(listed)
-    }
-
-    /// At most `limit` dead letters of a lane, from an EVENTS sequence and index on; cut short,
-    /// behind at least one, at [`READ_DOCUMENTS_BYTES_MAX`].
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn dead_letters(&self, lane: u16, from: (u64, u32), limit: usize) -> Result<Vec<DeadLetter>, TableError> {
-        let first = DeadLetterKey { lane, sequence: from.0, event_index: from.1 }.encode();
-        let last = DeadLetterKey { lane, sequence: u64::MAX, event_index: u32::MAX }.encode();
-        let range = (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()));
-        let (mut letters, mut bytes) = (Vec::new(), 0);
-        for pair in self.tables.dead_letters.range(&self.txn, &range)? {
-            if letters.len() == limit || bytes >= READ_DOCUMENTS_BYTES_MAX {
-                break;
-            }
-            let (key, value) = pair?;
-            bytes += value.len();
-            let key = row("dead_letters", DeadLetterKey::decode(key))?;
-            letters.push(row("dead_letters", DeadLetterRow::decode(value))?.into_letter(key));
-        }
-        Ok(letters)
-    }
-
-    /// Marks of clients that were not heard of since, behind a key, in order: at most `looked_at` rows
-    /// are looked at. Gives back the key to go on behind; `None` at the end.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn idle_marks(&self, since_us: u64, behind: &[u8], looked_at: usize) -> Result<IdleMarks, TableError> {
-        let start = if behind.is_empty() { Bound::Unbounded } else { Bound::Excluded(behind) };
-        let (mut idle, mut last) = (Vec::new(), None);
-        let rows = self.tables.clients.range(&self.txn, &(start, Bound::Unbounded))?;
-        for (n, pair) in rows.enumerate() {
-            let (key, value) = pair?;
-            let marked = row("clients", decode_mark(value))?;
-            // 0 is of an earlier version, which did not know.
-            if (1..since_us).contains(&marked.seen_at_us) {
-                let (client, partition) = row("clients", parse_client_key(key))?;
-                idle.push((client, partition, marked.mark));
-            }
-            if n + 1 == looked_at {
-                last = Some(key.to_vec());
-                break;
-            }
-        }
-        Ok((idle, last))
-    }
-
-    /// Hands every row of the four databases that stand for the log to `each`, in order: database,
-    /// key, value.
-    ///
-    /// # Errors
-    /// [`TableError`], also one that `each` returns.
-    pub fn rows(
-        &self,
-        mut each: impl FnMut(&'static str, &[u8], &[u8]) -> Result<(), TableError>,
-    ) -> Result<(), TableError> {
-        let Tables { documents, history, clients, dead_letters, .. } = &self.tables;
-        for (name, database) in
-            [("documents", documents), ("history", history), ("clients", clients), ("dead_letters", dead_letters)]
-        {
-            for pair in database.iter(&self.txn)? {
-                let (key, value) = pair?;
-                each(name, key, value)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads every row there is, unless it is to end.
-    ///
-    /// # Errors
-    /// [`TableError::Row`] names the database of the first that is no row.
-    pub(crate) fn verify(&self, is_over: impl Fn() -> bool) -> Result<u64, TableError> {
-        let mut rows = 0;
-        self.rows(|database, key, value| {
-            if is_over() {
-                return Err(TableError::Stopped);
-            }
-            row(
-                database,
-                match database {
-                    "documents" => DocumentRow::decode(value).map(drop),
-                    "history" => HistoryRow::decode_for_watchers(value).map(drop),
-                    "clients" => decode_mark(value).map(drop),
-                    _ => DeadLetterKey::decode(key).and_then(|_| DeadLetterRow::decode(value).map(drop)),
-                },
-            )?;
-            rows += 1;
-            Ok(())
-        })?;
-        Ok(rows)
-    }
-
-    /// Bytes of the pages that hold something.
-    pub(crate) fn used_bytes(&self) -> Result<u64, TableError> {
-        let Tables { meta, documents, history, clients, dead_letters, .. } = &self.tables;
-        // Two meta pages and the list of databases.
-        let mut pages = 4;
-        let mut page_bytes = 0;
-        for database in [meta, documents, history, clients, dead_letters] {
-            let stat = database.stat(&self.txn)?;
-            pages += stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
-            page_bytes = u64::from(stat.page_size);
-        }
-        Ok(pages as u64 * page_bytes)
-    }
-
-    /// All rows of all databases, in order. For tests and tools that compare files.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn dump(&self) -> Result<Vec<DumpedRow>, TableError> {
-        let Tables { meta, documents, history, clients, dead_letters, .. } = &self.tables;
-        let mut rows = Vec::new();
-        for (name, database) in [
-            ("meta", meta),
-            ("documents", documents),
-            ("history", history),
-            ("clients", clients),
-            ("dead_letters", dead_letters),
-        ] {
-            for pair in database.iter(&self.txn)? {
-                let (key, value) = pair?;
-                rows.push((name, key.to_vec(), value.to_vec()));
-            }
-        }
-        Ok(rows)
     }
 }
 

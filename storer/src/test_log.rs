@@ -24,6 +24,8 @@ pub(crate) struct TestLog {
     instruction: Position,
     batches: u64,
     events: BatchBuilder,
+    /// From one change of a document to the next.
+    pub(crate) step_us: u64,
 }
 
 impl TestLog {
@@ -38,6 +40,7 @@ impl TestLog {
             instruction: Position { sequence: 1, records: 0 },
             batches: 0,
             events: BatchBuilder::default(),
+            step_us: 1,
         }
     }
 
@@ -65,7 +68,8 @@ impl TestLog {
     pub(crate) fn update(&mut self, client: &str, document: &str, change: Change) {
         let entry = self.documents.entry(document.to_owned()).or_default();
         let body = updated(entry, &change);
-        let version = Version { revision: entry.revision + 1, state_hash: body.hash(), time_us: entry.time_us + 1 };
+        let version =
+            Version { revision: entry.revision + 1, state_hash: body.hash(), time_us: entry.time_us + self.step_us };
         entry.apply(&change, version).unwrap();
         self.push(client, document, EventBody::Updated { version, change });
     }

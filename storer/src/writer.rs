@@ -75,6 +75,8 @@ pub(crate) struct Writer {
     /// two commits, with nothing taken in.
     turn: Arc<Mutex<()>>,
     rests: bool,
+    /// A full map grows up to this size; 0: it does not.
+    map_bytes_max: usize,
     hops: Option<Hops>,
     /// Of the commit being prepared, if anybody wants to know.
     arrivals: Vec<Arrival>,
@@ -91,6 +93,7 @@ impl Writer {
         let projection = Projection::new(store.checkpoints().to_vec());
         Writer {
             rests: true,
+            map_bytes_max: 0,
             hops: None,
             arrivals: Vec::new(),
             turn: Arc::new(Mutex::new(())),
@@ -114,6 +117,11 @@ impl Writer {
     /// Where it counts how long hops take, and puts stamps.
     pub(crate) fn timed_by(self, hops: Hops) -> Writer {
         Writer { hops: Some(hops), ..self }
+    }
+
+    /// How far the map may grow.
+    pub(crate) fn growing_map_to(self, map_bytes_max: usize) -> Writer {
+        Writer { map_bytes_max, ..self }
     }
 
     /// Takes its turns under this lock.
@@ -222,6 +230,7 @@ impl Writer {
             let begun = Instant::now();
             let error = match self.store.commit(&self.projection.writes(now_us())) {
                 Ok(()) => break begun.elapsed(),
+                Err(TableError::MapFull) if self.grow_map() => continue,
                 Err(error) if error.is_passing() => self.store.explain(error),
                 Err(error) => return Err(self.store.explain(error).into()),
             };
@@ -247,6 +256,21 @@ impl Writer {
         }
         self.durable.send_replace(self.projection.sequences());
         Ok(took)
+    }
+
+    /// False if the map is as large as it may be, or as the address space allows.
+    fn grow_map(&self) -> bool {
+        match self.store.grow_map(self.map_bytes_max) {
+            Ok(Some(map_bytes)) => {
+                tracing::info!(map_bytes, "the map was full and is twice as large now");
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the map cannot grow");
+                false
+            }
+        }
     }
 
     /// Sleeps, but not long when the writer is to end.
@@ -423,6 +447,40 @@ mod tests {
         drop(running.arrived);
         running.thread.join().unwrap().unwrap();
         assert_eq!(dump(&store), dump(&whole));
+    }
+
+    #[test]
+    fn a_full_map_grows_while_others_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, log) = (open(directory.path(), 1 << 20), log(60));
+        let (arrived, arriving) = mpsc::channel(64);
+        let (sender, durable) = watch::channel(vec![0]);
+        let abandon = CancellationToken::new();
+        let writer = Writer::new(store.clone(), arriving, sender, Duration::from_millis(1), abandon.clone())
+            .growing_map_to(64 << 20);
+        let running = Running { arrived, durable, abandon, thread: std::thread::spawn(move || writer.run()) };
+        let stop = CancellationToken::new();
+        let reader = std::thread::spawn({
+            let (store, stop) = (store.clone(), stop.clone());
+            move || {
+                let mut reads = 0_u64;
+                while !stop.is_cancelled() {
+                    let read = store.read().unwrap();
+                    let stored = read.sequence(0).unwrap().unwrap();
+                    let rows = read.list("", "", 100).unwrap().len() as u64;
+                    assert!(rows <= stored && rows >= stored.min(7));
+                    reads += 1;
+                }
+                reads
+            }
+        });
+        send(&running, &log, 0);
+        drop(running.arrived);
+        running.thread.join().unwrap().unwrap();
+        stop.cancel();
+        assert!(reader.join().unwrap() > 0);
+        assert_eq!(*running.durable.borrow(), [60]);
+        assert!(store.condition().unwrap().map_bytes >= 2 << 20);
     }
 
     /// Runs in a process of its own (below), where files must not grow beyond a limit.

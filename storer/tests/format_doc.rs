@@ -20,8 +20,9 @@ use fieldstream_shared::partition::{Partition, PartitionSet};
 use fieldstream_shared::read::Checkpoint;
 use fieldstream_shared::value::{Map, Value};
 use fieldstream_storer::rows::{
-    CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentRow, FORMAT_KEY, FORMAT_VERSION, FormatRow, HistoryKey,
-    HistoryRow, MarkRow, checkpoint_key, client_key, decode_mark, encode_mark, history_key, parse_client_key,
+    ByTimeRow, CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentRow, FORMAT_KEY, FORMAT_VERSION, FormatRow,
+    HistoryKey, HistoryRow, MarkRow, by_time_key, checkpoint_key, client_key, decode_mark, encode_mark, history_key,
+    parse_by_time_key, parse_client_key,
 };
 use std::collections::BTreeMap;
 
@@ -93,6 +94,7 @@ fn document(name: &'static str, body: Body, revision: u64) -> Example {
         number: 17,
         lane: 0,
         sequence: 41,
+        since_whole_bytes: if revision == 3 { 221 } else { 0 },
     };
     let encoded = row.clone();
     example(
@@ -106,7 +108,7 @@ fn document(name: &'static str, body: Body, revision: u64) -> Example {
     )
 }
 
-fn history(name: &'static str, revision: u64, state: &Body, change: Change) -> Example {
+fn history(name: &'static str, revision: u64, state: &Body, change: Change, whole: bool) -> Example {
     let row = HistoryRow {
         version: Version { revision, state_hash: state.hash(), time_us: START_US + 5_000_000 },
         client: client(),
@@ -118,6 +120,7 @@ fn history(name: &'static str, revision: u64, state: &Body, change: Change) -> E
         sequence: 41,
         received_at_us: START_US + 4_999_000,
         change,
+        body: whole.then(|| state.clone()),
     };
     let encoded = row.clone();
     example(
@@ -128,6 +131,20 @@ fn history(name: &'static str, revision: u64, state: &Body, change: Change) -> E
             let expected = HistoryKey { document: DocumentId::new(DOCUMENT).unwrap(), revision };
             assert_eq!(HistoryKey::decode(key), Ok(expected));
             assert_eq!(HistoryRow::decode(value).as_ref(), Ok(&row));
+        },
+    )
+}
+
+fn by_time() -> Example {
+    let (time_us, row) = (START_US + 5_000_000, ByTimeRow { lane: 0, sequence: 41 });
+    example(
+        "by_time change",
+        |key| by_time_key(time_us, DOCUMENT, 2, key),
+        |value| row.encode(value),
+        move |key, value| {
+            let change = HistoryKey { document: DocumentId::new(DOCUMENT).unwrap(), revision: 2 };
+            assert_eq!(parse_by_time_key(key), Ok((time_us, change)));
+            assert_eq!(ByTimeRow::decode(value), Ok(row));
         },
     )
 }
@@ -228,13 +245,16 @@ fn examples() -> Vec<Example> {
         document("documents text", Body::Text("hello, 24 °C".to_owned()), 2),
         document("documents structured", structured.clone(), 3),
         document("documents absent", Body::Absent, 4),
-        history("history text", 2, &Body::Text("hello".to_owned()), vec![Primitive::Splice(edits)]),
+        history("history text", 2, &Body::Text("hello".to_owned()), vec![Primitive::Splice(edits)], false),
         history(
             "history structured",
             3,
             &structured,
             vec![Primitive::Merge(map(serde_json::json!({"setpoint_c": 61.5})))],
+            false,
         ),
+        history("history whole", 4, &Body::Text("hello!".to_owned()), vec![Primitive::Append("!".to_owned())], true),
+        by_time(),
         mark(),
         dead_letter("dead_letters undecodable", 5, Code::UNDECODABLE, "the bytes end inside a value", None),
         dead_letter("dead_letters panicked", 6, Code::HANDLER_PANICKED, "handler `calibrate` panicked", Some(origin)),

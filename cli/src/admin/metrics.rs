@@ -3,7 +3,7 @@
 //! No label has a value that clients choose.
 
 use super::Roles;
-use fieldstream_nats::{RoleStatus, Severity};
+use fieldstream_nats::{FileStatus, RoleStatus, Severity};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -105,10 +105,31 @@ fn of_role(metrics: &mut Metrics, status: &RoleStatus) {
     if let Some(storer) = &status.storer {
         let help = "Bytes of the LMDB file on disk.";
         metrics.gauge("fieldstream_storer_file_bytes", help, String::new(), storer.file_bytes);
+        if let Some(file) = &storer.file {
+            of_file(metrics, file);
+        }
         for (number, sequence) in storer.stored.iter().enumerate() {
             let help = "EVENTS sequence that is durable in the LMDB file.";
             metrics.gauge("fieldstream_storer_stored_sequence", help, lane(number), *sequence);
         }
+    }
+}
+
+fn of_file(metrics: &mut Metrics, file: &FileStatus) {
+    let mut gauge =
+        |name: &'static str, help: &'static str, value: u64| metrics.gauge(name, help, String::new(), value);
+    let help = "Bytes of the LMDB file's pages that hold something; the rest is used again.";
+    gauge("fieldstream_storer_used_bytes", help, file.used_bytes);
+    gauge("fieldstream_storer_history_bytes", "Bytes of the history's pages.", file.history_bytes);
+    gauge("fieldstream_storer_by_time_bytes", "Bytes of the pages of the index by time.", file.by_time_bytes);
+    gauge("fieldstream_storer_map_bytes", "How large the LMDB file can become before its map grows.", file.map_bytes);
+    gauge("fieldstream_storer_readers", "Read transactions that are open on the LMDB file.", file.readers);
+    let help = "Commits since the state that the oldest open read transaction looks at.";
+    gauge("fieldstream_storer_reader_lag_commits", help, file.reader_lag_commits);
+    gauge("fieldstream_storer_copies", "Verified copies of the LMDB file.", file.copies);
+    if let Some(copied_at_us) = file.copied_at_us {
+        let help = "When the newest verified copy was made, seconds since the Unix epoch.";
+        gauge("fieldstream_storer_copied_timestamp_seconds", help, copied_at_us / 1_000_000);
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Form {
     FileMode,
     /// `shared`, or a set of partitions.
     Partitions,
+    /// Rules for history, separated by commas; empty for none.
+    HistoryRules,
     /// One of these words.
     Choice(&'static [&'static str]),
 }
@@ -52,6 +54,7 @@ impl Form {
                 _ => Err("expected true or false".to_owned()),
             },
             Form::FileMode => parse::file_mode(text).map(drop),
+            Form::HistoryRules => parse::history_rules(text).map(drop),
             Form::Partitions => parse::ownership(text).map(drop),
             Form::Choice(words) if words.contains(&text) => Ok(()),
             Form::Choice(words) => {
@@ -215,7 +218,13 @@ pub(crate) const KEYS: &[Key] = &[
         "storer.map_bytes",
         "1TiB",
         Form::Size(1 << 20),
-        "Address space reserved for the LMDB file: how large it may ever become. It takes no disk\nspace by itself.",
+        "Address space reserved for the LMDB file: how large it may become before the map grows. It takes no\ndisk space by itself.",
+    ),
+    key(
+        "storer.map_bytes_max",
+        "64TiB",
+        Form::Size(1 << 20),
+        "A full map is doubled while the storer runs, up to this size. Readers with a smaller map then open the\nfile anew (docs/FORMAT.md).",
     ),
     key(
         "storer.commit_floor",
@@ -246,6 +255,24 @@ pub(crate) const KEYS: &[Key] = &[
         "1000",
         Form::Integer(0, 1_000_000_000),
         "Revisions of each document that are kept in history; 0: all, and the file grows for ever. A watcher that\nmissed more gets the document as a whole.",
+    ),
+    key(
+        "storer.history_age_max",
+        "0s",
+        Form::Duration,
+        "Older changes go from history; 0s: whatever their age. The newest change of each document stays.",
+    ),
+    key(
+        "storer.history_bytes_max",
+        "0",
+        Form::Size(0),
+        "The oldest changes go when history takes more of the file than this; 0: a quarter of what the file\ntakes and its disk has free.",
+    ),
+    key(
+        "storer.history_keep",
+        "",
+        Form::HistoryRules,
+        "Other bounds for documents whose ids begin alike, as `PREFIX AGE SIZE`, separated by commas, such as\n`site7/ 90days 2GiB, tmp/ 1h`. Either of the two may be left out; the longest prefix counts.",
     ),
     key("storer.copies_kept", "2", Form::Integer(1, 1000), "Copies that are kept."),
     key("up.data", "fieldstream-data", Form::Text, "The data directory: log, documents, certificates, tokens."),

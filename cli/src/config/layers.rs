@@ -227,7 +227,7 @@ fn scalar(key: &Key, value: &Value) -> Option<String> {
         ValueKind::U64(n) => Some(n.to_string()),
         ValueKind::U128(n) => Some(n.to_string()),
         ValueKind::Float(n) => Some(n.to_string()),
-        ValueKind::Nil if matches!(key.form, Form::Text | Form::NatsUrl) => Some(String::new()),
+        ValueKind::Nil if matches!(key.form, Form::Text | Form::NatsUrl | Form::HistoryRules) => Some(String::new()),
         ValueKind::Nil | ValueKind::Table(_) | ValueKind::Array(_) => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use fieldstream_processor::Ownership;
 use fieldstream_shared::partition::{Partition, PartitionSet};
+use fieldstream_storer::HistoryRule;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
@@ -37,6 +38,33 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 /// A duration: `30s`, `1m 30s`, `250ms`. A number needs its unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "expected a duration such as 30s or 250ms".to_owned())
+}
+
+/// Rules for history, separated by commas: a prefix, and an age or a size or both.
+pub(crate) fn history_rules(text: &str) -> Result<Vec<HistoryRule>, String> {
+    let wrong =
+        |part: &str| format!("expected `PREFIX AGE SIZE` such as `site7/ 90days 2GiB`, found `{}`", part.trim());
+    let mut rules: Vec<HistoryRule> = Vec::new();
+    for part in text.split(',').filter(|_| !text.trim().is_empty()) {
+        let mut words = part.split_whitespace();
+        let prefix = words.next().ok_or_else(|| wrong(part))?.to_owned();
+        let (mut age_max, mut bytes_max) = (None, None);
+        for word in words {
+            match (duration(word), size(word)) {
+                (Ok(age), _) if age_max.is_none() => age_max = Some(age),
+                (_, Ok(bytes)) if bytes_max.is_none() => bytes_max = Some(bytes),
+                _ => return Err(wrong(part)),
+            }
+        }
+        if age_max.is_none() && bytes_max.is_none() {
+            return Err(wrong(part));
+        }
+        if rules.iter().any(|rule| rule.prefix == prefix) {
+            return Err(format!("`{prefix}` has two rules"));
+        }
+        rules.push(HistoryRule { prefix, age_max, bytes_max });
+    }
+    Ok(rules)
 }
 
 /// A socket address; a host name is looked up.
@@ -158,6 +186,22 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for text in ["", "30", "s", "-1s", "soon"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn history_rules_have_a_prefix_and_an_age_or_a_size() {
+        let rule = |prefix: &str, age: Option<u64>, bytes_max| HistoryRule {
+            prefix: prefix.to_owned(),
+            age_max: age.map(Duration::from_secs),
+            bytes_max,
+        };
+        assert_eq!(history_rules(" "), Ok(vec![]));
+        let rules = vec![rule("site7/", Some(90 * 86_400), Some(2 << 30)), rule("tmp/", Some(3600), None)];
+        assert_eq!(history_rules("site7/ 90days 2GiB, tmp/ 1h"), Ok(rules));
+        assert_eq!(history_rules("a 1GiB"), Ok(vec![rule("a", None, Some(1 << 30))]));
+        for text in ["a", "a 1h 2h", "a 1h 1GiB 2", "a soon", ",", "a 1h,", "a 1h, a 2h"] {
+            assert!(history_rules(text).is_err(), "{text}");
         }
     }
 

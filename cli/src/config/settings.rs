@@ -3,6 +3,7 @@
 use super::layers::Layers;
 use super::parse;
 use fieldstream_processor::Ownership;
+use fieldstream_storer::HistoryRule;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,7 +70,13 @@ pub(crate) struct Storer {
     pub(crate) copies_directory: Option<PathBuf>,
     pub(crate) copy_every: Duration,
     pub(crate) copies_kept: usize,
+    pub(crate) map_bytes_max: usize,
     pub(crate) history_revisions: u64,
+    /// Zero: whatever their age.
+    pub(crate) history_age_max: Duration,
+    /// 0: by the room there is.
+    pub(crate) history_bytes_max: u64,
+    pub(crate) history_keep: Vec<HistoryRule>,
     pub(crate) client_marks_kept: Duration,
 }
 
@@ -195,7 +202,11 @@ fn typed(layers: &Layers) -> Result<Settings, String> {
             copy_every: parse::duration(layers.value("storer.copy_every"))?,
             client_marks_kept: parse::duration(layers.value("storer.client_marks_kept"))?,
             copies_kept: integer("storer.copies_kept")? as usize,
+            map_bytes_max: memory("storer.map_bytes_max")?,
             history_revisions: integer("storer.history_revisions")?.into(),
+            history_age_max: parse::duration(layers.value("storer.history_age_max"))?,
+            history_bytes_max: bytes("storer.history_bytes_max")?,
+            history_keep: parse::history_rules(layers.value("storer.history_keep"))?,
         },
         up: Up {
             data: PathBuf::from(text("up.data")),

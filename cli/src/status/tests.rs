@@ -37,6 +37,7 @@ fn storer(stored: u64) -> RoleStatus {
         file_bytes: 4096,
         copies_bytes: 8192,
         stored: vec![stored],
+        file: None,
     };
     RoleStatus { storer: Some(storer), ..member("storer") }
 }

@@ -23,12 +23,15 @@ pub struct DocumentRow {
     pub lane: u16,
     /// EVENTS sequence of the change, on that lane.
     pub sequence: u64,
+    /// Bytes of the rows of its history behind the last one that tells the whole state. Not there while
+    /// it is 0.
+    pub since_whole_bytes: u64,
 }
 
 impl DocumentRow {
     /// Appends the value.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.map(10);
+        out.map(if self.since_whole_bytes == 0 { 10 } else { 11 });
         number(out, "revision", self.document.revision);
         number(out, "state_hash", self.state_hash);
         number(out, "time_us", self.document.time_us);
@@ -37,13 +40,10 @@ impl DocumentRow {
         number(out, "number", self.number);
         number(out, "lane", u64::from(self.lane));
         number(out, "sequence", self.sequence);
-        text(out, "kind", self.document.body.kind().name());
-        out.str("body");
-        match &self.document.body {
-            Body::Absent => out.nil(),
-            Body::Text(text) => out.str(text),
-            Body::Structured(map) => value::write_map(map, out),
+        if self.since_whole_bytes > 0 {
+            number(out, "since_whole_bytes", self.since_whole_bytes);
         }
+        write_body(&self.document.body, out);
     }
 
     /// Decodes a value.
@@ -52,7 +52,7 @@ impl DocumentRow {
     /// [`DecodeError`] if it is no document row.
     pub fn decode(bytes: &[u8]) -> Result<DocumentRow, DecodeError> {
         let (mut client, mut epoch, mut number, mut lane, mut sequence) = (None, None, None, None, None);
-        let (mut state_hash, mut body) = (None, None);
+        let (mut state_hash, mut body, mut since_whole_bytes) = (None, None, 0);
         let head = read_head(bytes, |key, r| {
             match key {
                 "state_hash" => state_hash = Some(r.u64()?),
@@ -61,6 +61,7 @@ impl DocumentRow {
                 "number" => number = Some(r.u64()?),
                 "lane" => lane = Some(r.u16()?),
                 "sequence" => sequence = Some(r.u64()?),
+                "since_whole_bytes" => since_whole_bytes = r.u64()?,
                 "body" => body = Some(read_body(r)?),
                 _ => return Ok(false),
             }
@@ -78,6 +79,7 @@ impl DocumentRow {
             number: present(number, "number")?,
             lane: present(lane, "lane")?,
             sequence: present(sequence, "sequence")?,
+            since_whole_bytes,
         })
     }
 }
@@ -137,7 +139,18 @@ fn read_head<'a>(
     })
 }
 
-fn read_kind(r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
+/// Appends `kind` and `body` as two pairs of a map.
+pub(super) fn write_body(body: &Body, out: &mut Vec<u8>) {
+    text(out, "kind", body.kind().name());
+    out.str("body");
+    match body {
+        Body::Absent => out.nil(),
+        Body::Text(text) => out.str(text),
+        Body::Structured(map) => value::write_map(map, out),
+    }
+}
+
+pub(super) fn read_kind(r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
     let name = r.str()?;
     [Kind::Absent, Kind::Text, Kind::Structured]
         .into_iter()
@@ -145,7 +158,7 @@ fn read_kind(r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
         .ok_or(DecodeError::OutOfRange("a document kind"))
 }
 
-fn read_body(r: &mut Reader<'_>) -> Result<Body, DecodeError> {
+pub(super) fn read_body(r: &mut Reader<'_>) -> Result<Body, DecodeError> {
     let raw = r.raw()?;
     let mut inner = Reader::new(raw);
     Ok(match inner.token()? {
@@ -163,7 +176,8 @@ mod tests {
     #[test]
     fn rows_come_back_and_heads_know_the_length_of_the_body() {
         let map: value::Map = [("a".to_owned(), value::Value::Int(7))].into_iter().collect();
-        for body in [Body::Absent, Body::Text("ab\u{e9}".repeat(40)), Body::Structured(map)] {
+        let bodies = [Body::Absent, Body::Text("ab\u{e9}".repeat(40)), Body::Structured(map)];
+        for (body, since_whole_bytes) in bodies.into_iter().zip([0, 1, 1 << 20]) {
             let row = DocumentRow {
                 state_hash: body.hash(),
                 document: Document { revision: 3, time_us: 4, body },
@@ -172,6 +186,7 @@ mod tests {
                 number: 6,
                 lane: 1,
                 sequence: u64::MAX,
+                since_whole_bytes,
             };
             let mut out = Vec::new();
             row.encode(&mut out);

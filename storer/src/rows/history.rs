@@ -1,7 +1,9 @@
 //! `history`: every change of every document. Key: id ‖ 0x00 ‖ revision as 8 bytes big-endian.
 
+use super::document::{read_body, read_kind, write_body};
 use super::{KEY_END, client_id, document_id, number, present, read_fields, text, utf8};
-use fieldstream_shared::change::{Change, Version, read_change, write_change};
+use fieldstream_shared::change::{Change, Primitive, Version, read_change, write_change};
+use fieldstream_shared::document::Body;
 use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::msgpack::{DecodeError, Reader, Write};
 
@@ -56,12 +58,44 @@ pub struct HistoryRow {
     pub received_at_us: u64,
     /// What changed.
     pub change: Change,
+    /// The whole state after the change, in rows that tell it.
+    pub body: Option<Body>,
+}
+
+/// Keys of a row without the whole state.
+const KEYS: u8 = 12;
+/// A map of so few pairs begins with one byte.
+const FIXMAP: u8 = 0x80;
+
+/// Adds the state after the change to the encoded row that begins at `start`.
+pub fn add_whole_state(body: &Body, start: usize, out: &mut Vec<u8>) {
+    if let Some(head) = out.get_mut(start) {
+        *head = FIXMAP | (KEYS + 2);
+    }
+    write_body(body, out);
+}
+
+/// Whether the state after a change can be told from its row alone, and the time of the change in
+/// microseconds since the Unix epoch.
+///
+/// # Errors
+/// [`DecodeError`] if the bytes are no history row.
+pub fn tells_whole_state(bytes: &[u8]) -> Result<(bool, u64), DecodeError> {
+    let mut has_body = false;
+    let (version, _, _, change) = HistoryRow::read(bytes, |key, _| {
+        has_body |= key == "body";
+        Ok(false)
+    })?;
+    let is_whole =
+        has_body || fieldstream_shared::msgpack::decode(change, read_change)?.iter().any(Primitive::sets_whole_state);
+    Ok((is_whole, version.time_us))
 }
 
 impl HistoryRow {
     /// Appends the value.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.map(12);
+        let start = out.len();
+        out.map(usize::from(KEYS));
         number(out, "revision", self.version.revision);
         number(out, "state_hash", self.version.state_hash);
         number(out, "time_us", self.version.time_us);
@@ -75,6 +109,9 @@ impl HistoryRow {
         number(out, "received_at_us", self.received_at_us);
         out.str("change");
         write_change(&self.change, out);
+        if let Some(body) = &self.body {
+            add_whole_state(body, start, out);
+        }
     }
 
     /// Decodes a value.
@@ -84,6 +121,7 @@ impl HistoryRow {
     pub fn decode(bytes: &[u8]) -> Result<HistoryRow, DecodeError> {
         let (mut epoch, mut lane, mut received_at_us) = (None, None, None);
         let (mut instruction_sequence, mut instruction_index, mut sequence) = (None, None, None);
+        let (mut kind, mut body) = (None, None);
         let (version, client, number, change) = Self::read(bytes, |key, r| {
             match key {
                 "epoch" => epoch = Some(r.u64()?),
@@ -92,11 +130,17 @@ impl HistoryRow {
                 "instruction_index" => instruction_index = Some(r.u32()?),
                 "sequence" => sequence = Some(r.u64()?),
                 "received_at_us" => received_at_us = Some(r.u64()?),
+                "kind" => kind = Some(read_kind(r)?),
+                "body" => body = Some(read_body(r)?),
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
+        if body.as_ref().map(Body::kind) != kind {
+            return Err(DecodeError::OutOfRange("the kind of the body"));
+        }
         Ok(HistoryRow {
+            body,
             version,
             client,
             epoch: present(epoch, "epoch")?,
@@ -176,13 +220,27 @@ mod tests {
             instruction_index: 7,
             sequence: 8,
             received_at_us: 9,
-            change: vec![Primitive::Append("x".into()), Primitive::Delete],
+            change: vec![Primitive::Append("x".into())],
+            body: None,
         };
         let mut out = Vec::new();
         row.encode(&mut out);
         assert_eq!(HistoryRow::decode(&out), Ok(row.clone()));
+        assert_eq!(tells_whole_state(&out), Ok((false, 2)));
+        let whole = HistoryRow { body: Some(Body::Text("yx".into())), ..row.clone() };
+        let mut added = out.clone();
+        add_whole_state(&Body::Text("yx".into()), 0, &mut added);
+        assert_eq!(HistoryRow::decode(&added), Ok(whole.clone()));
+        assert_eq!(tells_whole_state(&added), Ok((true, 2)));
+        let mut encoded = vec![];
+        whole.encode(&mut encoded);
+        assert_eq!(encoded, added);
+        let deleted = HistoryRow { change: vec![Primitive::Append("x".into()), Primitive::Delete], ..row.clone() };
+        encoded.clear();
+        deleted.encode(&mut encoded);
+        assert_eq!(tells_whole_state(&encoded), Ok((true, 2)));
         let (version, client, number, change) = HistoryRow::decode_for_watchers(&out).unwrap();
         assert_eq!((version, client, number), (row.version, row.client, 4));
-        assert_eq!(change[0], 0x92);
+        assert_eq!(change[0], 0x91);
     }
 }

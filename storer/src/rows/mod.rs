@@ -4,16 +4,18 @@
 //! keys, so that any language reads them with a plain MessagePack library. A reader passes over
 //! keys it does not know: that is how values grow.
 
+mod by_time;
 mod client;
 mod dead_letter;
 mod document;
 mod history;
 mod meta;
 
+pub use by_time::{ByTimeRow, by_time_key, parse_by_time_key};
 pub use client::{MarkRow, client_key, decode_mark, encode_mark, parse_client_key};
 pub use dead_letter::{DeadLetterKey, DeadLetterRow};
 pub use document::{DocumentHead, DocumentRow};
-pub use history::{HistoryKey, HistoryRow, history_key};
+pub use history::{HistoryKey, HistoryRow, add_whole_state, history_key, tells_whole_state};
 pub use meta::{
     CHECKPOINT_PREFIX, CheckpointRow, FORMAT_KEY, FORMAT_VERSION, FormatRow, checkpoint_key, checkpoint_sequence,
 };

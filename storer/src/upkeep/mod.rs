@@ -4,7 +4,12 @@
 mod bounds;
 mod forget;
 mod rebuild;
+mod retention;
 mod shelf;
+mod trim;
+
+pub(crate) use retention::Cut;
+pub use retention::HistoryRule;
 
 use crate::service::StorerError;
 use crate::store::{Copies, Store};
@@ -40,6 +45,15 @@ pub struct UpkeepOptions {
     pub client_marks_kept: Duration,
     /// How often such clients are looked for. Default 1 h.
     pub forget_every: Duration,
+    /// What of the history stays, for documents by how their ids begin. Default none.
+    pub history_rules: Vec<HistoryRule>,
+    /// Of all other documents: older changes go. Default none: whatever their age.
+    pub history_age_max: Option<Duration>,
+    /// Of all other documents: the oldest changes go when history and its index by time take more bytes
+    /// of the file. Default none: a quarter of what the file takes and its disk has free.
+    pub history_bytes_max: Option<u64>,
+    /// How often the history is looked at. Default 1 min.
+    pub history_every: Duration,
     /// How often the register is renewed and the log looked at. Default 2 s.
     pub every: Duration,
 }
@@ -52,6 +66,10 @@ impl Default for UpkeepOptions {
             copies_kept: 2,
             client_marks_kept: Duration::from_secs(30 * 86_400),
             forget_every: Duration::from_secs(3600),
+            history_rules: Vec::new(),
+            history_age_max: None,
+            history_bytes_max: None,
+            history_every: Duration::from_secs(60),
             every: Duration::from_secs(2),
         }
     }
@@ -93,6 +111,8 @@ pub(crate) async fn run(upkeep: Upkeep, mut orders: OrderServer, stop: Cancellat
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut forgetting = tokio::time::interval(upkeep.options.forget_every);
     forgetting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let trimming = trim::Trimmer::new(&upkeep, stop.clone());
+    let trimming = tokio::task::spawn_blocking(move || trimming.run());
     let forgets = !upkeep.options.client_marks_kept.is_zero();
     let (mut rebuilding, mut asking) = (JoinSet::new(), JoinSet::new());
     let end = async {
@@ -125,6 +145,7 @@ pub(crate) async fn run(upkeep: Upkeep, mut orders: OrderServer, stop: Cancellat
         () = end => {}
     }
     care.shelf.end(FINISH).await;
+    let _ = tokio::time::timeout(FINISH, trimming).await;
 }
 
 async fn join(tasks: &mut JoinSet<()>) -> Option<()> {

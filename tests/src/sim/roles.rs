@@ -11,7 +11,7 @@ use fieldstream_shared::marks::Mark;
 use fieldstream_shared::partition::Partition;
 use fieldstream_shared::read::{Answer, AnswerBody, Checkpoint, HistoryEntry, Query, Request};
 use fieldstream_storer::projection::{Batch, Projection, State};
-use fieldstream_storer::rows::{DocumentRow, MarkRow};
+use fieldstream_storer::rows::{DocumentRow, HistoryRow, MarkRow};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The lineage of the simulated log.
@@ -106,11 +106,11 @@ impl Storer {
         for (id, row) in writes.documents {
             self.disk.documents.insert(id.to_string(), row.clone());
         }
-        for ((id, revision), row) in writes.history {
-            let mut change = Vec::new();
-            fieldstream_shared::change::write_change(&row.change, &mut change);
-            let (version, client, number) = (row.version, row.client.clone(), row.number);
-            self.disk.history.insert((id.to_string(), *revision), HistoryEntry { version, client, number, change });
+        for (new, value) in writes.history.by_document() {
+            let row = HistoryRow::decode_for_watchers(value).expect("a history row");
+            let (version, client, number, change) = row;
+            let entry = HistoryEntry { version, client, number, change: change.to_owned() };
+            self.disk.history.insert((new.document.to_string(), new.revision), entry);
         }
         for ((client, p), row) in writes.marks {
             self.disk.marks.insert((p.0, client.to_string()), row.mark.clone());
