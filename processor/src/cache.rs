@@ -59,6 +59,8 @@ struct Entry {
     unconfirmed: u32,
     dirty: bool,
     used: u64,
+    /// The batch in which it was last asked whether it was touched.
+    touched_in: u64,
 }
 
 /// A bounded cache of one lane's values.
@@ -70,6 +72,7 @@ pub struct Cache {
     /// Keys by last use, lazily: an entry used since is moved to the end when it comes up.
     order: VecDeque<(Key, u64)>,
     clock: u64,
+    batch: u64,
     bytes: usize,
     dirty_bytes: usize,
     bytes_max: usize,
@@ -110,7 +113,10 @@ impl Cache {
         let bytes = value.bytes();
         self.bytes += bytes;
         self.order.push_back((key.clone(), self.clock));
-        self.entries.insert(key, Entry { value, bytes, last_event: 0, unconfirmed: 0, dirty: false, used: self.clock });
+        self.entries.insert(
+            key,
+            Entry { value, bytes, last_event: 0, unconfirmed: 0, dirty: false, used: self.clock, touched_in: 0 },
+        );
     }
 
     /// A value, to read.
@@ -132,6 +138,17 @@ impl Cache {
         self.dirty_bytes = self.dirty_bytes + bytes - if entry.dirty { entry.bytes } else { 0 };
         (entry.bytes, entry.dirty) = (bytes, true);
         Some(result)
+    }
+
+    /// A batch begins: from now on every value is touched for the first time again.
+    pub fn begin_batch(&mut self) {
+        self.batch += 1;
+    }
+
+    /// Whether a value that is there is touched for the first time in this batch; it is then no more.
+    pub fn is_first_touch(&mut self, key: &Key) -> bool {
+        let batch = self.batch;
+        self.entries.get_mut(key).is_some_and(|entry| std::mem::replace(&mut entry.touched_in, batch) != batch)
     }
 
     /// Counts one own batch in flight for a changed value.

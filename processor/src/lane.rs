@@ -5,6 +5,7 @@
 
 mod apply;
 mod loads;
+mod pending;
 mod status;
 mod timing;
 
@@ -21,6 +22,7 @@ use fieldstream_shared::partition::{PARTITIONS, Partition, PartitionSet};
 use fieldstream_shared::read::{Answer, Request};
 use fieldstream_shared::record::{BatchBuilder, Record, decode_batch};
 use fieldstream_shared::registry::Registry;
+use pending::{Pending, Said};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Own batches that may be out without having been read back.
@@ -93,15 +95,6 @@ struct Message {
     read_us: u64,
     bytes: usize,
     records: Vec<Pending>,
-}
-
-/// A record and the partition that decides it.
-#[derive(Debug, Clone)]
-struct Pending {
-    partition: Partition,
-    bytes: Bytes,
-    /// Whether it is a whole record of this lane; else it becomes a dead letter.
-    whole: bool,
 }
 
 /// An own batch that was not read back yet.
@@ -260,7 +253,7 @@ impl Lane {
                 return Err(LaneError::Version { lane: self.lane, sequence, version });
             }
             // Not a batch at all: one dead letter, so that the lane goes on.
-            Err(_) => vec![Pending { partition: first, bytes: payload.clone(), whole: false }],
+            Err(_) => vec![Pending { partition: first, bytes: payload.clone(), said: None }],
         };
         self.instructions_sequence = sequence;
         self.messages_bytes += payload.len();
@@ -271,17 +264,16 @@ impl Lane {
 
     /// Finds a record's partition, and asks for the values it will need.
     fn pending(&mut self, first: Partition, bytes: Bytes) -> Pending {
-        let dead = Pending { partition: first, bytes: bytes.clone(), whole: false };
-        let Ok(record) = Record::decode(&bytes) else { return dead };
-        let partition = Partition::of(&record.document);
-        if partition.lane(self.lanes) != self.lane {
-            return dead;
-        }
+        let said = Record::decode(&bytes).ok().map(|record| Said::of(record, &bytes));
+        let placed = said.map(|said| (Partition::of(&said.document), said));
+        let Some((partition, said)) = placed.filter(|(p, _)| p.lane(self.lanes) == self.lane) else {
+            return Pending { partition: first, bytes, said: None };
+        };
         if self.owned.contains(partition) {
-            self.want(Key::Mark(partition, record.number.client));
-            self.want(Key::Document(record.document));
+            self.want(Key::Mark(partition, said.number.client.clone()));
+            self.want(Key::Document(said.document.clone()));
         }
-        Pending { partition, bytes, whole: true }
+        Pending { partition, bytes, said: Some(said) }
     }
 
     /// Takes the next message of EVENTS: moves cursors, confirms own batches, drops what was built
@@ -378,6 +370,7 @@ impl Lane {
             return Ok(None);
         }
         let mut work = Work::default();
+        self.cache.begin_batch();
         self.apply_messages(&mut work)?;
         self.evict(&work.needed.iter().collect());
         self.needed = std::mem::take(&mut work.needed);
@@ -395,8 +388,6 @@ impl Lane {
         let message = encode_event_batch(id, &parts, &work.events).into();
         let partitions = parts.iter().flat_map(|part| part.partitions.iter().collect::<Vec<_>>());
         let partitions = partitions.map(|p| (p, self.generation[p.index()])).collect();
-        work.touched.sort_unstable_by(|a, b| key_order(a).cmp(&key_order(b)));
-        work.touched.dedup();
         work.touched.iter().for_each(|key| self.cache.hold(key));
         self.unread.insert(self.counter, Own { touched: work.touched, partitions });
         Ok(Some(Built { id, message, events: work.events.len(), timing: work.timing }))
@@ -411,27 +402,38 @@ impl Lane {
         for m in begin..self.messages.len() {
             let sequence = self.messages[m].sequence;
             work.timing.at_message(self.messages[m].read_us);
-            for index in 0..self.messages[m].records.len() {
-                let pending = &self.messages[m].records[index];
-                let (p, index) = (pending.partition, index as u32);
-                if !self.owned.contains(p)
-                    || work.blocked.contains_key(&p)
-                    || self.ahead.get(p).position.covers(sequence, index)
-                {
-                    continue;
-                }
-                let pending = pending.clone();
-                if !self.apply(&pending, sequence, index, work)? {
-                    let claimed = if defect::active(Defect::CursorTooHigh) { index + 1 } else { index };
-                    work.blocked.insert(p, Position { sequence, records: claimed });
-                } else if work.events.is_full() {
-                    work.upto = Position { sequence, records: index + 1 };
-                    return Ok(());
-                }
+            // Put back below: nobody else looks at them meanwhile.
+            let records = std::mem::take(&mut self.messages[m].records);
+            let full_at = self.apply_records(&records, sequence, work);
+            let all = records.len() as u32;
+            self.messages[m].records = records;
+            let full_at = full_at?;
+            work.upto = Position { sequence, records: full_at.unwrap_or(all) };
+            if full_at.is_some() {
+                return Ok(());
             }
-            work.upto = Position { sequence, records: self.messages[m].records.len() as u32 };
         }
         Ok(())
+    }
+
+    /// Applies a message's records; the number of those done where the batch became full.
+    fn apply_records(&mut self, records: &[Pending], sequence: u64, work: &mut Work) -> Result<Option<u32>, LaneError> {
+        for (pending, index) in records.iter().zip(0_u32..) {
+            let p = pending.partition;
+            if !self.owned.contains(p)
+                || work.blocked.contains_key(&p)
+                || self.ahead.get(p).position.covers(sequence, index)
+            {
+                continue;
+            }
+            if !self.apply(pending, sequence, index, work)? {
+                let claimed = if defect::active(Defect::CursorTooHigh) { index + 1 } else { index };
+                work.blocked.insert(p, Position { sequence, records: claimed });
+            } else if work.events.is_full() {
+                return Ok(Some(index + 1));
+            }
+        }
+        Ok(None)
     }
 
     /// Moves the owned partitions' cursors ahead; partitions that step alike share a part.
@@ -489,19 +491,13 @@ impl Lane {
 #[derive(Debug, Default)]
 struct Work {
     events: BatchBuilder,
+    /// Each once.
     touched: Vec<Key>,
     upto: Position,
     blocked: HashMap<Partition, Position>,
     /// The values that the blocked records need, there or not.
     needed: Vec<Key>,
     timing: Timing,
-}
-
-fn key_order(key: &Key) -> (Option<u8>, &str) {
-    match key {
-        Key::Document(id) => (None, id),
-        Key::Mark(p, client) => (Some(p.0), client),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A document and its state: what instructions change and watchers replicate.
 
 use crate::code::Code;
+use crate::hash::hash_of;
 use crate::limits::DOCUMENT_BYTES_MAX;
 use crate::msgpack::{DecodeError, Reader, Write, decode};
 use crate::value::{self, Map};
@@ -119,14 +120,17 @@ impl Body {
                 self.0.update(bytes);
             }
         }
-        let mut hashing = Hashing(Xxh3::new());
-        hashing.raw(&[self.kind() as u8]);
+        let kind = [self.kind() as u8];
         match self {
-            Body::Absent => {}
-            Body::Text(text) => hashing.raw(text.as_bytes()),
-            Body::Structured(map) => value::write_map(map, &mut hashing),
+            Body::Absent => hash_of(&kind, &[]),
+            Body::Text(text) => hash_of(&kind, text.as_bytes()),
+            Body::Structured(map) => {
+                let mut hashing = Hashing(Xxh3::new());
+                hashing.raw(&kind);
+                value::write_map(map, &mut hashing);
+                hashing.0.digest()
+            }
         }
-        hashing.0.digest()
     }
 
     /// Checks the size limit of documents.

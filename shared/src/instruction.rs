@@ -3,10 +3,12 @@
 use crate::change::{Change, Edit, Misfit, Primitive, check_edits, code_points, read_path, write_path};
 use crate::code::Code;
 use crate::document::{Body, Document};
+use crate::hash::hash_of;
 use crate::limits::{CUSTOM_NAME_BYTES_MAX, DEPTH_MAX, DOCUMENT_BYTES_MAX, INSTRUCTION_BYTES_MAX};
 use crate::msgpack::{DecodeError, Reader, Write, decode};
 use crate::registry::Registry;
 use crate::value::{self, Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// An operation on a document.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,10 +144,27 @@ impl Content<'_> {
         let mut head = Vec::with_capacity(self.document.len() + 16);
         head.str(self.document);
         head.optional(self.if_revision, |out, n| out.u64(n));
-        let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        hash.update(&head);
-        hash.update(self.operation);
-        hash.digest() as u32
+        hash_of(&head, self.operation) as u32
+    }
+
+    /// The same, of a content that stands encoded in `bytes`.
+    pub(crate) fn hash_in(&self, bytes: &[u8]) -> u32 {
+        let head_bytes = |n: usize| match n {
+            0..=31 => 1,
+            32..=0xff => 2,
+            _ => 3,
+        };
+        let number_bytes = |n: u64| match n {
+            0..=0x7f => 1,
+            0x80..=0xff => 2,
+            0x100..=0xffff => 3,
+            0x1_0000..=0xffff_ffff => 5,
+            _ => 9,
+        };
+        let id = self.document.len();
+        let shortest = head_bytes(id) + id + self.if_revision.map_or(1, number_bytes) + self.operation.len();
+        // Nothing but the canonical form is so short.
+        if bytes.len() == shortest { xxh3_64(bytes) as u32 } else { self.hash() }
     }
 
     /// Length of the content's encoding in bytes.
@@ -453,6 +472,26 @@ mod tests {
         let content = Content { document: "d", if_revision: None, operation: &operation };
         let operation = content.check().unwrap();
         assert_eq!(decide(&Document::default(), None, operation, &Registry::default()), Err(Code::TOO_LARGE));
+    }
+
+    #[test]
+    fn a_content_has_one_hash_however_it_is_encoded() {
+        let long = "d".repeat(200);
+        for document in ["d", &long[..31], &long[..32], &long] {
+            for if_revision in [None, Some(0), Some(0x80), Some(0x100), Some(0x1_0000), Some(u64::MAX)] {
+                let content = Content { document, if_revision, operation: &[0x92, 1, 0xa1, b'x'] };
+                let mut bytes = Vec::new();
+                content.write(&mut bytes);
+                assert_eq!(content.hash_in(&bytes), content.hash());
+                assert_eq!(xxh3_64(&bytes) as u32, content.hash());
+                // The id with a longer head than it needs.
+                let n = bytes.iter().position(|b| *b == b'd').unwrap();
+                let mut other = vec![0xda];
+                other.extend((document.len() as u16).to_be_bytes());
+                other.extend(&bytes[n..]);
+                assert_eq!(content.hash_in(&other), content.hash());
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod defect;
 pub mod document;
 pub mod event;
 pub mod frame;
+mod hash;
 pub mod histogram;
 pub mod ids;
 pub mod instruction;

@@ -73,14 +73,26 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
+    #[inline]
     fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(head)
     }
 
+    /// Reads a big-endian integer of 1, 2, 4 or 8 bytes.
+    #[inline]
     fn uint(&mut self, bytes: usize) -> Result<u64, DecodeError> {
-        Ok(self.take(bytes)?.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
+        let rest = self.rest;
+        let n = match bytes {
+            1 => rest.first().map(|n| u64::from(*n)),
+            2 => rest.first_chunk().map(|n| u64::from(u16::from_be_bytes(*n))),
+            4 => rest.first_chunk().map(|n| u64::from(u32::from_be_bytes(*n))),
+            _ => rest.first_chunk().map(|n| u64::from_be_bytes(*n)),
+        };
+        let n = n.ok_or(DecodeError::Truncated)?;
+        self.rest = rest.get(bytes..).ok_or(DecodeError::Truncated)?;
+        Ok(n)
     }
 
     fn len(&mut self, bytes: usize) -> Result<usize, DecodeError> {
@@ -95,8 +107,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn text(&mut self, n: usize) -> Result<Token<'a>, DecodeError> {
-        std::str::from_utf8(self.take(n)?).map(Token::Str).map_err(|_| DecodeError::InvalidUtf8)
+    #[inline]
+    fn text(&mut self, n: usize) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.take(n)?).map_err(|_| DecodeError::InvalidUtf8)
+    }
+
+    /// The length of the text that begins here, if one does; its head is read then.
+    #[inline]
+    fn text_head(&mut self) -> Result<Option<usize>, DecodeError> {
+        let Some((marker, rest)) = self.rest.split_first() else { return Ok(None) };
+        match marker {
+            0xa0..=0xbf => {
+                self.rest = rest;
+                Ok(Some(usize::from(marker & 0x1f)))
+            }
+            0xd9..=0xdb => {
+                self.rest = rest;
+                self.len(1 << (marker - 0xd9)).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Reads the next value, or the head of an array or map.
@@ -110,7 +140,7 @@ impl<'a> Reader<'a> {
             0xe0..=0xff => Token::Int(i128::from(marker as i8)),
             0x80..=0x8f => Token::Map(self.items(usize::from(marker & 0x0f), 2)?),
             0x90..=0x9f => Token::Array(self.items(usize::from(marker & 0x0f), 1)?),
-            0xa0..=0xbf => self.text(usize::from(marker & 0x1f))?,
+            0xa0..=0xbf => Token::Str(self.text(usize::from(marker & 0x1f))?),
             0xc0 => Token::Nil,
             0xc1 => return Err(DecodeError::Expected("a MessagePack value")),
             0xc2 => Token::Bool(false),
@@ -137,7 +167,7 @@ impl<'a> Reader<'a> {
             }
             0xd9..=0xdb => {
                 let n = self.len(1 << (marker - 0xd9))?;
-                self.text(n)?
+                Token::Str(self.text(n)?)
             }
             0xdc | 0xdd => {
                 let n = self.len(if marker == 0xdc { 2 } else { 4 })?;
@@ -154,7 +184,20 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If something else is next.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
+        // Nearly all of what is read is one of these.
+        match self.rest.split_first() {
+            Some((n @ 0x00..=0x7f, rest)) => {
+                self.rest = rest;
+                return Ok(u64::from(*n));
+            }
+            Some((marker @ 0xcc..=0xcf, rest)) => {
+                self.rest = rest;
+                return self.uint(1 << (marker - 0xcc));
+            }
+            _ => {}
+        }
         match self.token()? {
             Token::Int(n) => u64::try_from(n).map_err(|_| DecodeError::OutOfRange("an integer")),
             _ => Err(DecodeError::Expected("an integer")),
@@ -203,7 +246,11 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If something else is next.
+    #[inline]
     pub fn str(&mut self) -> Result<&'a str, DecodeError> {
+        if let Some(n) = self.text_head()? {
+            return self.text(n);
+        }
         match self.token()? {
             Token::Str(s) => Ok(s),
             _ => Err(DecodeError::Expected("text")),
@@ -241,7 +288,12 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If something else is next.
+    #[inline]
     pub fn array(&mut self) -> Result<usize, DecodeError> {
+        if let Some((marker @ 0x90..=0x9f, rest)) = self.rest.split_first() {
+            self.rest = rest;
+            return self.items(usize::from(marker & 0x0f), 1);
+        }
         match self.token()? {
             Token::Array(n) => Ok(n),
             _ => Err(DecodeError::Expected("an array")),
@@ -271,16 +323,21 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`DecodeError::TooDeep`], or if the value is not whole.
     pub fn skip(&mut self) -> Result<(), DecodeError> {
+        let items = |token: Token<'_>| match token {
+            Token::Array(n) => n,
+            Token::Map(n) => n.saturating_mul(2),
+            _ => 0,
+        };
+        let mut items_here = items(self.token()?);
+        if items_here == 0 {
+            return Ok(());
+        }
         let mut open = [0_usize; ENVELOPE_DEPTH_MAX];
         let mut depth = 0;
         loop {
-            let items = match self.token()? {
-                Token::Array(n) => n,
-                Token::Map(n) => n.saturating_mul(2),
-                _ => 0,
-            };
-            if items > 0 {
-                *open.get_mut(depth).ok_or(DecodeError::TooDeep)? = items;
+            let items_now = items_here;
+            if items_now > 0 {
+                *open.get_mut(depth).ok_or(DecodeError::TooDeep)? = items_now;
                 depth += 1;
             } else {
                 while depth > 0 {
@@ -294,6 +351,7 @@ impl<'a> Reader<'a> {
             if depth == 0 {
                 return Ok(());
             }
+            items_here = items(self.token()?);
         }
     }
 
@@ -331,7 +389,7 @@ pub fn decode<'a, T>(
 }
 
 /// Canonical writing: every function appends the shortest form.
-pub trait Write {
+pub trait Write: Sized {
     /// Appends raw bytes.
     fn raw(&mut self, bytes: &[u8]);
 
@@ -346,13 +404,14 @@ pub trait Write {
     }
 
     /// Appends a non-negative integer.
+    #[inline]
     fn u64(&mut self, n: u64) {
         match n {
             0..=0x7f => self.raw(&[n as u8]),
             0x80..=0xff => self.raw(&[0xcc, n as u8]),
-            0x100..=0xffff => self.head(0xcd, &(n as u16).to_be_bytes()),
-            0x1_0000..=0xffff_ffff => self.head(0xce, &(n as u32).to_be_bytes()),
-            _ => self.head(0xcf, &n.to_be_bytes()),
+            0x100..=0xffff => self.head(0xcd, (n as u16).to_be_bytes()),
+            0x1_0000..=0xffff_ffff => self.head(0xce, (n as u32).to_be_bytes()),
+            _ => self.head(0xcf, n.to_be_bytes()),
         }
     }
 
@@ -362,15 +421,15 @@ pub trait Write {
             0.. => self.u64(n as u64),
             -32..=-1 => self.raw(&[n as u8]),
             -0x80..=-33 => self.raw(&[0xd0, n as u8]),
-            -0x8000..=-0x81 => self.head(0xd1, &(n as i16).to_be_bytes()),
-            -0x8000_0000..=-0x8001 => self.head(0xd2, &(n as i32).to_be_bytes()),
-            _ => self.head(0xd3, &n.to_be_bytes()),
+            -0x8000..=-0x81 => self.head(0xd1, (n as i16).to_be_bytes()),
+            -0x8000_0000..=-0x8001 => self.head(0xd2, (n as i32).to_be_bytes()),
+            _ => self.head(0xd3, n.to_be_bytes()),
         }
     }
 
     /// Appends a 64-bit float.
     fn f64(&mut self, n: f64) {
-        self.head(0xcb, &n.to_bits().to_be_bytes());
+        self.head(0xcb, n.to_bits().to_be_bytes());
     }
 
     /// Appends text.
@@ -378,8 +437,8 @@ pub trait Write {
         match s.len() {
             n @ 0..=31 => self.raw(&[0xa0 | n as u8]),
             n @ 32..=0xff => self.raw(&[0xd9, n as u8]),
-            n @ 0x100..=0xffff => self.head(0xda, &(n as u16).to_be_bytes()),
-            n => self.head(0xdb, &(n as u32).to_be_bytes()),
+            n @ 0x100..=0xffff => self.head(0xda, (n as u16).to_be_bytes()),
+            n => self.head(0xdb, (n as u32).to_be_bytes()),
         }
         self.raw(s.as_bytes());
     }
@@ -388,8 +447,8 @@ pub trait Write {
     fn bin_head(&mut self, n: usize) {
         match n {
             0..=0xff => self.raw(&[0xc4, n as u8]),
-            0x100..=0xffff => self.head(0xc5, &(n as u16).to_be_bytes()),
-            _ => self.head(0xc6, &(n as u32).to_be_bytes()),
+            0x100..=0xffff => self.head(0xc5, (n as u16).to_be_bytes()),
+            _ => self.head(0xc6, (n as u32).to_be_bytes()),
         }
     }
 
@@ -403,8 +462,8 @@ pub trait Write {
     fn array(&mut self, n: usize) {
         match n {
             0..=15 => self.raw(&[0x90 | n as u8]),
-            16..=0xffff => self.head(0xdc, &(n as u16).to_be_bytes()),
-            _ => self.head(0xdd, &(n as u32).to_be_bytes()),
+            16..=0xffff => self.head(0xdc, (n as u16).to_be_bytes()),
+            _ => self.head(0xdd, (n as u32).to_be_bytes()),
         }
     }
 
@@ -412,16 +471,13 @@ pub trait Write {
     fn map(&mut self, n: usize) {
         match n {
             0..=15 => self.raw(&[0x80 | n as u8]),
-            16..=0xffff => self.head(0xde, &(n as u16).to_be_bytes()),
-            _ => self.head(0xdf, &(n as u32).to_be_bytes()),
+            16..=0xffff => self.head(0xde, (n as u16).to_be_bytes()),
+            _ => self.head(0xdf, (n as u32).to_be_bytes()),
         }
     }
 
     /// Appends nil or the value.
-    fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T))
-    where
-        Self: Sized,
-    {
+    fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         match value {
             None => self.nil(),
             Some(value) => write(self, value),
@@ -429,13 +485,16 @@ pub trait Write {
     }
 
     /// Appends a marker and its big-endian number.
-    fn head(&mut self, marker: u8, number: &[u8]) {
-        self.raw(&[marker]);
-        self.raw(number);
+    #[inline]
+    fn head<const N: usize>(&mut self, marker: u8, number: [u8; N]) {
+        let mut bytes = [marker; 9];
+        bytes[1..=N].copy_from_slice(&number);
+        self.raw(&bytes[..=N]);
     }
 }
 
 impl Write for Vec<u8> {
+    #[inline]
     fn raw(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }

@@ -129,13 +129,15 @@ impl<'a> Record<'a> {
             let kind = r.u64()?;
             let client = ClientId::new(r.str()?).map_err(|_| DecodeError::OutOfRange("a client id"))?;
             let (epoch, number, settled, flags, received_at_us) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+            let content = r.rest();
             let id = r.str()?;
             let document = DocumentId::new(id).map_err(|_| DecodeError::OutOfRange("a document id"))?;
             let (action, content_hash) = match kind {
                 1 => {
                     let if_revision = r.optional(Reader::u64)?;
                     let operation = r.raw()?;
-                    let hash = Content { document: id, if_revision, operation }.hash();
+                    let bytes = &content[..content.len() - r.rest().len()];
+                    let hash = Content { document: id, if_revision, operation }.hash_in(bytes);
                     (Action::Instruct { if_revision, operation }, hash)
                 }
                 2 => (Action::Refuse(Code(r.u16()?)), r.u32()?),

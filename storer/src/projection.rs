@@ -11,8 +11,12 @@
 //! ever skipped.
 
 mod history;
+mod recent;
 
-pub use history::{NewHistory, NewRow, WHOLE_STATE_EVERY_BYTES};
+pub use history::{ChangedDocument, NewRow, Placed, WHOLE_STATE_EVERY_BYTES};
+
+use history::NewHistory;
+use recent::Recent;
 
 use crate::rows::{CheckpointRow, DeadLetterKey, DeadLetterRow, DocumentRow, HistoryRow, MarkRow};
 use fieldstream_shared::change::{Change, Misfit, Version};
@@ -201,9 +205,10 @@ struct Lane {
 /// The rows of the commit being prepared, on top of the last one.
 pub struct Projection {
     lanes: Vec<Lane>,
-    documents: BTreeMap<DocumentId, DocumentRow>,
+    documents: BTreeMap<DocumentId, ChangedDocument>,
     marks: BTreeMap<(ClientId, Partition), MarkRow>,
     history: NewHistory,
+    recent: Recent,
     dead_letters: BTreeMap<DeadLetterKey, DeadLetterRow>,
     batches: usize,
     events: usize,
@@ -213,9 +218,9 @@ pub struct Projection {
 /// The rows of one transaction.
 pub struct Writes<'a> {
     /// Changed documents, in key order.
-    pub documents: &'a BTreeMap<DocumentId, DocumentRow>,
-    /// New history.
-    pub history: &'a NewHistory,
+    pub documents: &'a BTreeMap<DocumentId, ChangedDocument>,
+    /// New history by document and revision, in key order.
+    pub history: Vec<Placed<'a>>,
     /// Changed marks, in key order; an empty one is gone.
     pub marks: &'a BTreeMap<(ClientId, Partition), MarkRow>,
     /// New dead letters, in key order.
@@ -237,6 +242,7 @@ impl Projection {
             documents: BTreeMap::new(),
             marks: BTreeMap::new(),
             history: NewHistory::default(),
+            recent: Recent::default(),
             dead_letters: BTreeMap::new(),
             batches: 0,
             events: 0,
@@ -277,8 +283,14 @@ impl Projection {
             let row = match self.marks.entry((origin.client.clone(), event.partition)) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
-                    let row = state.mark(event.partition, &origin.client).map_err(ProjectionError::State)?;
-                    entry.insert(row.unwrap_or_default())
+                    let row = match self.recent.take_mark(entry.key()) {
+                        Some(row) => row,
+                        None => {
+                            let row = state.mark(event.partition, &origin.client).map_err(ProjectionError::State)?;
+                            row.unwrap_or_default()
+                        }
+                    };
+                    entry.insert(row)
                 }
             };
             event.fold_into(&mut row.mark);
@@ -325,15 +337,21 @@ impl Projection {
         state: &S,
     ) -> Result<(), ProjectionError<S::Error>> {
         let Origin { client, arrival, document: id } = source.origin;
-        let row = match self.documents.entry(id.clone()) {
+        let changed = match self.documents.entry(id.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let found = state.document(&id).map_err(ProjectionError::State)?;
-                let row = found.unwrap_or_else(|| new_row(client.clone(), at.lane));
+                let row = match self.recent.take_document(&id) {
+                    Some(row) => row,
+                    None => {
+                        let found = state.document(&id).map_err(ProjectionError::State)?;
+                        found.unwrap_or_else(|| new_row(client.clone(), at.lane))
+                    }
+                };
                 self.bytes += row.document.body.memory_bytes();
-                entry.insert(row)
+                entry.insert(ChangedDocument::new(row))
             }
         };
+        let row = &mut changed.row;
         row.document.apply(&change, version).map_err(|misfit| ProjectionError::Misfit {
             lane: at.lane,
             sequence: at.sequence,
@@ -358,7 +376,7 @@ impl Projection {
             change,
             body: None,
         };
-        self.history.push(id, &entry, &row.document.body, &mut row.since_whole_bytes);
+        self.history.push(changed, &entry);
         Ok(())
     }
 
@@ -399,7 +417,7 @@ impl Projection {
         };
         Writes {
             documents: &self.documents,
-            history: &self.history,
+            history: self.history.by_document(&self.documents),
             marks: &self.marks,
             dead_letters: &self.dead_letters,
             checkpoints: (0..).zip(&self.lanes).filter(|(_, lane)| lane.changed).map(checkpoint).collect(),
@@ -408,8 +426,8 @@ impl Projection {
 
     /// The rows of [`Projection::writes`] are durable: forgets them.
     pub fn committed(&mut self) {
-        self.documents.clear();
-        self.marks.clear();
+        let documents = std::mem::take(&mut self.documents).into_iter().map(|(id, changed)| (id, changed.row));
+        self.recent.written(documents, std::mem::take(&mut self.marks).into_iter());
         self.history.clear();
         self.dead_letters.clear();
         self.lanes.iter_mut().for_each(|lane| lane.changed = false);

@@ -177,7 +177,7 @@ impl Tables {
             row.encode(&mut value);
             self.documents.put(&mut txn, id.as_bytes(), &value)?;
         }
-        self.put_history(&mut txn, writes.history, history_revisions)?;
+        self.put_history(&mut txn, &writes.history, history_revisions)?;
         for ((client, partition), row) in writes.marks {
             key.clear();
             value.clear();

@@ -1,6 +1,7 @@
 //! Applying one record: from a pending instruction to its event.
 
-use super::{Lane, LaneError, Pending, Work};
+use super::pending::{Asked, Pending, Said};
+use super::{Lane, LaneError, Work};
 use crate::cache::{Key, Value};
 use fieldstream_shared::change::{Change, Version};
 use fieldstream_shared::code::Code;
@@ -8,7 +9,6 @@ use fieldstream_shared::event::{Event, EventBody, Origin};
 use fieldstream_shared::instruction::{Content, decide};
 use fieldstream_shared::limits::{DEAD_RAW_BYTES_MAX, REASON_BYTES_MAX};
 use fieldstream_shared::marks::Verdict;
-use fieldstream_shared::record::{Action, Record};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl Lane {
@@ -24,8 +24,7 @@ impl Lane {
         index: u32,
         work: &mut Work,
     ) -> Result<bool, LaneError> {
-        let record = if pending.whole { Record::decode(&pending.bytes).ok() } else { None };
-        let Some(record) = record else {
+        let Some(record) = &pending.said else {
             let body = dead(Code::UNDECODABLE, "the record is not of a known form", &pending.bytes);
             let event = Event {
                 partition: pending.partition,
@@ -45,8 +44,8 @@ impl Lane {
             work.needed.extend([mark_key, document_key]);
             return Ok(false);
         }
-        let body = self.event_body(&record, &mark_key, &document_key, &pending.bytes)?;
-        if matches!(body, EventBody::Updated { .. }) {
+        let body = self.event_body(record, &mark_key, &document_key, &pending.bytes)?;
+        if matches!(body, EventBody::Updated { .. }) && self.cache.is_first_touch(&document_key) {
             work.touched.push(document_key);
         }
         let origin =
@@ -63,14 +62,16 @@ impl Lane {
                 event.fold_into(mark);
             }
         });
-        work.touched.push(mark_key);
+        if self.cache.is_first_touch(&mark_key) {
+            work.touched.push(mark_key);
+        }
         work.events.push(&event.encode());
         Ok(true)
     }
 
     fn event_body(
         &mut self,
-        record: &Record<'_>,
+        record: &Said,
         mark_key: &Key,
         document_key: &Key,
         raw: &[u8],
@@ -81,11 +82,11 @@ impl Lane {
         let verdict = mark.judge(&record.arrival);
         let is_last = (mark.epoch, mark.highest) == (record.arrival.epoch, record.arrival.number);
         Ok(match (verdict, &record.action) {
-            (_, Action::Forget) => EventBody::Forgotten(is_last),
+            (_, Asked::Forget) => EventBody::Forgotten(is_last),
             (Verdict::Repeated(outcome), _) => EventBody::Repeated(outcome),
             (Verdict::Refused(code), _) => EventBody::Refused(code),
-            (Verdict::Fresh, Action::Refuse(code)) => EventBody::Refused(*code),
-            (Verdict::Fresh, Action::Instruct { if_revision, operation }) => {
+            (Verdict::Fresh, Asked::Refuse(code)) => EventBody::Refused(*code),
+            (Verdict::Fresh, Asked::Instruct { if_revision, operation }) => {
                 let content = Content { document: &record.document, if_revision: *if_revision, operation };
                 match self.decide(&content, document_key)? {
                     Decision::Change(change) => self.update(document_key, change, record.received_at_us)?,

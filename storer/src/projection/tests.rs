@@ -84,7 +84,7 @@ fn updates_become_documents_history_and_marks() {
     let row = &writes.documents["d"];
     assert_eq!(row.document, log.expected("d"));
     assert_eq!((row.number, row.sequence, row.document.revision), (2, 1, 2));
-    let revisions: Vec<u64> = writes.history.by_document().iter().map(|(row, _)| row.revision).collect();
+    let revisions: Vec<u64> = writes.history.iter().map(|placed| placed.row.revision).collect();
     assert_eq!(revisions, [1, 2]);
     let MarkRow { mark, .. } = &writes.marks[&(ClientId::new("c").unwrap(), Partition::of("d"))];
     assert_eq!((mark.highest, mark.window.len()), (3, 3));

@@ -2,11 +2,11 @@
 
 use super::read::{ReadTables, row};
 use super::{TableError, Tables};
-use crate::projection::NewHistory;
+use crate::projection::Placed;
 use crate::rows::{ByTimeRow, HistoryKey, by_time_key, history_key, tells_whole_state};
 use crate::upkeep::Cut;
 use fieldstream_shared::msgpack::DecodeError;
-use heed::RwTxn;
+use heed::{PutFlags, RwTxn};
 use std::ops::Bound;
 
 /// History is cut this often: the rows that go lie on pages of their own, so it costs less at once.
@@ -18,25 +18,35 @@ impl Tables {
     pub(super) fn put_history(
         &self,
         txn: &mut RwTxn<'_>,
-        new: &NewHistory,
+        new: &[Placed<'_>],
         history_revisions: u64,
     ) -> Result<(), TableError> {
         let (mut key, mut value) = (Vec::with_capacity(256), Vec::with_capacity(64));
-        for (new, encoded) in new.by_document() {
+        for Placed { document, row, value } in new {
             key.clear();
-            history_key(&new.document, new.revision, &mut key);
-            self.history.put(txn, &key, encoded)?;
-            if history_revisions > 0 && new.revision > history_revisions && new.revision % STEP == 0 {
-                self.forget_history(txn, &new.document, new.revision - history_revisions + 1)?;
+            history_key(document, row.revision, &mut key);
+            self.history.put(txn, &key, value)?;
+            if history_revisions > 0 && row.revision > history_revisions && row.revision % STEP == 0 {
+                self.forget_history(txn, document, row.revision - history_revisions + 1)?;
             }
         }
         let Some(by_time) = self.by_time else { return Ok(()) };
-        for (new, _) in new.by_time() {
+        // Of rows of one time the ids decide, in whose order they come.
+        let mut order: Vec<(u64, u32)> = new.iter().map(|placed| placed.row.time_us).zip(0..).collect();
+        order.sort_unstable();
+        let mut last = by_time.last(txn)?.map(|(key, _)| key.to_vec()).unwrap_or_default();
+        for Placed { document, row, .. } in order.iter().filter_map(|(_, index)| new.get(*index as usize)) {
             key.clear();
             value.clear();
-            by_time_key(new.time_us, &new.document, new.revision, &mut key);
-            ByTimeRow { lane: new.lane, sequence: new.sequence }.encode(&mut value);
-            by_time.put(txn, &key, &value)?;
+            by_time_key(row.time_us, document, row.revision, &mut key);
+            ByTimeRow { lane: row.lane, sequence: row.sequence }.encode(&mut value);
+            // Nearly all are newer than all before them: then nothing is searched, and pages become full.
+            if key > last {
+                by_time.put_with_flags(txn, PutFlags::APPEND, &key, &value)?;
+                last.clone_from(&key);
+            } else {
+                by_time.put(txn, &key, &value)?;
+            }
         }
         Ok(())
     }

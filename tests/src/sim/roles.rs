@@ -104,13 +104,13 @@ impl Storer {
         }
         let writes = self.projection.writes(1);
         for (id, row) in writes.documents {
-            self.disk.documents.insert(id.to_string(), row.clone());
+            self.disk.documents.insert(id.to_string(), row.row.clone());
         }
-        for (new, value) in writes.history.by_document() {
-            let row = HistoryRow::decode_for_watchers(value).expect("a history row");
+        for placed in &writes.history {
+            let row = HistoryRow::decode_for_watchers(placed.value).expect("a history row");
             let (version, client, number, change) = row;
             let entry = HistoryEntry { version, client, number, change: change.to_owned() };
-            self.disk.history.insert((new.document.to_string(), new.revision), entry);
+            self.disk.history.insert((placed.document.to_string(), placed.row.revision), entry);
         }
         for ((client, p), row) in writes.marks {
             self.disk.marks.insert((p.0, client.to_string()), row.mark.clone());
