@@ -91,7 +91,7 @@ python_with_packages() {
             rm -rf "$cache/venv"
             python3 -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: \
                 --target "$cache/site-packages" -r "$requirements" >&2
-            printf '#!/bin/sh\nPYTHONPATH=%q exec python3 "$@"\n' "$cache/site-packages" >"$cache/python-with-packages"
+            printf '#!/bin/sh\nPYTHONPATH=%q${PYTHONPATH:+:$PYTHONPATH} exec python3 "$@"\n' "$cache/site-packages" >"$cache/python-with-packages"
             chmod +x "$cache/python-with-packages"
         fi
         : >"$stamp"

@@ -14,6 +14,8 @@
 
 mod beginnings;
 mod digest;
+#[cfg(test)]
+mod golden;
 mod instructions;
 mod joining;
 pub mod projection;

@@ -30,8 +30,10 @@ pub struct ReplayOptions {
     pub scratch: PathBuf,
     /// Permission bits of the files.
     pub file_mode: u32,
-    /// The largest the file can become.
+    /// How large its map is before it grows.
     pub map_bytes: usize,
+    /// How large it may become.
+    pub map_bytes_max: usize,
     /// Revisions of each document that are kept in history; 0: all.
     pub history_revisions: u64,
     /// The copy to begin with; `None`: the beginning of the log.
@@ -48,6 +50,7 @@ pub struct Replay {
     store: Arc<Store>,
     messages: u64,
     history_revisions: u64,
+    map_bytes_max: usize,
     kept: Kept,
 }
 
@@ -109,7 +112,7 @@ impl Replay {
     pub async fn begin(connection: &Connection, options: ReplayOptions) -> Result<Replay, StorerError> {
         let topology = Topology::load(connection).await?;
         let scratch = Scratch(options.scratch.clone());
-        let history_revisions = options.history_revisions;
+        let (history_revisions, map_bytes_max) = (options.history_revisions, options.map_bytes_max);
         let files = StoreOptions {
             directory: options.scratch,
             file_mode: options.file_mode,
@@ -157,6 +160,7 @@ impl Replay {
             store: Arc::new(store),
             messages: 0,
             history_revisions,
+            map_bytes_max,
             kept,
         })
     }
@@ -197,7 +201,8 @@ impl Replay {
         let abandon = CancellationToken::new();
         let _abandoned = abandon.clone().drop_guard();
         let writer = Writer::new(Arc::clone(&self.store), arriving, durable, Duration::ZERO, abandon);
-        let mut writer = spawn_writer(writer.catching_up(checkpoints), failed.clone())?;
+        let writer = writer.catching_up(checkpoints).growing_map_to(self.map_bytes_max);
+        let mut writer = spawn_writer(writer, failed.clone())?;
         let stop = CancellationToken::new();
         let _stopped = stop.clone().drop_guard();
         for (lane, reader) in readers.drain(..) {

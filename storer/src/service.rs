@@ -463,6 +463,7 @@ fn upkeep_of(
         directory: options.directory.clone(),
         file_mode: options.file_mode,
         map_bytes: options.map_bytes,
+        map_bytes_max: options.map_bytes_max,
         history_revisions: options.history_revisions,
         copies: Copies::open(copies_of(options), options.file_mode)?,
         database: Store::database_path(&options.directory),

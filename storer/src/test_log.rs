@@ -26,6 +26,10 @@ pub(crate) struct TestLog {
     events: BatchBuilder,
     /// From one change of a document to the next.
     pub(crate) step_us: u64,
+    /// Changes come no earlier than a step behind this, microseconds since the Unix epoch.
+    pub(crate) clock_us: u64,
+    /// When gateways receive what follows, microseconds since the Unix epoch.
+    pub(crate) received_at_us: u64,
 }
 
 impl TestLog {
@@ -41,6 +45,8 @@ impl TestLog {
             batches: 0,
             events: BatchBuilder::default(),
             step_us: 1,
+            clock_us: 0,
+            received_at_us: 1_800_000_000_000_000,
         }
     }
 
@@ -68,8 +74,8 @@ impl TestLog {
     pub(crate) fn update(&mut self, client: &str, document: &str, change: Change) {
         let entry = self.documents.entry(document.to_owned()).or_default();
         let body = updated(entry, &change);
-        let version =
-            Version { revision: entry.revision + 1, state_hash: body.hash(), time_us: entry.time_us + self.step_us };
+        let time_us = entry.time_us.max(self.clock_us) + self.step_us;
+        let version = Version { revision: entry.revision + 1, state_hash: body.hash(), time_us };
         entry.apply(&change, version).unwrap();
         self.push(client, document, EventBody::Updated { version, change });
     }
@@ -78,7 +84,7 @@ impl TestLog {
         let number = self.numbers.entry(client.to_owned()).or_default();
         *number += 1;
         let arrival = Arrival { epoch: 9, number: *number, settled: number.saturating_sub(3).max(1), content_hash: 5 };
-        let event = event(document, self.instruction, Some((client, arrival)), body);
+        let event = self.event(document, Some((client, arrival)), body);
         self.instruction.records += 1;
         self.events.push(&event.encode());
     }
@@ -90,14 +96,14 @@ impl TestLog {
     pub(crate) fn repeat(&mut self, client: &str, document: &str) {
         let arrival = Arrival { epoch: 9, number: 1, settled: 1, content_hash: 5 };
         let body = EventBody::Repeated(Outcome::Applied { revision: 1 });
-        let event = event(document, self.instruction, Some((client, arrival)), body);
+        let event = self.event(document, Some((client, arrival)), body);
         self.instruction.records += 1;
         self.events.push(&event.encode());
     }
 
     pub(crate) fn dead(&mut self, document: &str) {
         let body = EventBody::Dead { code: Code::UNDECODABLE, reason: "broken".to_owned(), raw: vec![0xc1; 20] };
-        let event = event(document, self.instruction, None, body);
+        let event = self.event(document, None, body);
         self.instruction.records += 1;
         self.events.push(&event.encode());
     }
@@ -137,7 +143,7 @@ impl TestLog {
         let wrong = Version { revision: 77, state_hash: 1, time_us: 1 };
         let body = EventBody::Updated { version: wrong, change: vec![Primitive::SetText("zombie".to_owned())] };
         let arrival = Arrival { epoch: 9, number: 1_000_000, settled: 1, content_hash: 5 };
-        self.events.push(&event(zombie, self.instruction, Some((client, arrival)), body).encode());
+        self.events.push(&self.event(zombie, Some((client, arrival)), body).encode());
         let upto = self.instruction;
         let stale = Cursor { set_by: Some(BatchId { incarnation: 666, counter: 1 }), ..self.cursors.get(q) };
         let parts = [
@@ -147,6 +153,23 @@ impl TestLog {
         let events = std::mem::take(&mut self.events);
         self.append(&parts, &events);
         self.instruction = Position { sequence: self.instruction.sequence + 1, records: 0 };
+    }
+
+    fn event(&self, document: &str, client: Option<(&str, Arrival)>, body: EventBody) -> Event {
+        let origin = client.map(|(client, arrival)| Origin {
+            client: ClientId::new(client).unwrap(),
+            arrival,
+            document: DocumentId::new(document).unwrap(),
+        });
+        Event {
+            partition: Partition::of(document),
+            sequence: self.instruction.sequence,
+            index: self.instruction.records,
+            origin,
+            received_at_us: self.received_at_us,
+            body,
+            trace: None,
+        }
     }
 
     fn append(&mut self, parts: &[Part], events: &BatchBuilder) {
@@ -161,21 +184,4 @@ fn updated(document: &Document, change: &Change) -> fieldstream_shared::document
     let mut body = document.body.clone();
     change.iter().for_each(|primitive| primitive.apply(&mut body).unwrap());
     body
-}
-
-fn event(document: &str, at: Position, client: Option<(&str, Arrival)>, body: EventBody) -> Event {
-    let origin = client.map(|(client, arrival)| Origin {
-        client: ClientId::new(client).unwrap(),
-        arrival,
-        document: DocumentId::new(document).unwrap(),
-    });
-    Event {
-        partition: Partition::of(document),
-        sequence: at.sequence,
-        index: at.records,
-        origin,
-        received_at_us: 1_800_000_000_000_000,
-        body,
-        trace: None,
-    }
 }

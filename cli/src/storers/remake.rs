@@ -122,6 +122,7 @@ impl Site {
             scratch: self.directory.join(format!(".remake-{:016x}", rand::random::<u64>())),
             file_mode: self.settings.storer.file_mode,
             map_bytes: self.settings.storer.map_bytes,
+            map_bytes_max: self.settings.storer.map_bytes_max,
             history_revisions: self.settings.storer.history_revisions,
             copy,
             storer,

@@ -91,6 +91,7 @@ pub(crate) struct Upkeep {
     pub(crate) directory: PathBuf,
     pub(crate) file_mode: u32,
     pub(crate) map_bytes: usize,
+    pub(crate) map_bytes_max: usize,
     pub(crate) history_revisions: u64,
     pub(crate) copies: Copies,
     pub(crate) database: PathBuf,

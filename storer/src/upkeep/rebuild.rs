@@ -36,6 +36,7 @@ impl Rebuild {
                 scratch: upkeep.directory.join(format!(".rebuild-{:016x}", rand::random::<u64>())),
                 file_mode: upkeep.file_mode,
                 map_bytes: upkeep.map_bytes,
+                map_bytes_max: upkeep.map_bytes_max,
                 history_revisions: upkeep.history_revisions,
                 copy,
                 storer: upkeep.store.storer(),
