@@ -21,6 +21,7 @@ mod joining;
 pub mod projection;
 mod reads;
 mod replay;
+pub mod report;
 pub mod rows;
 mod service;
 mod store;

@@ -7,10 +7,13 @@
 mod error;
 mod gate;
 mod history;
+mod pages;
 mod read;
 
 pub use error::TableError;
 use gate::{Gate, Pass};
+pub use pages::RowCounts;
+pub(crate) use pages::{PageLimit, Paged, Stretch};
 pub use read::{DumpedRow, IdleMarks, ReadTables};
 
 use crate::projection::Writes;

@@ -217,7 +217,7 @@ pub(super) fn explain(error: TableError, options: &StoreOptions, generation: &Pa
         }
         TableError::Disk => StoreError::Disk { path },
         TableError::Stopped => StoreError::Stopped { path },
-        error @ (TableError::Row { .. } | TableError::Other(_)) => {
+        error @ (TableError::Row { .. } | TableError::Outgrown | TableError::Other(_)) => {
             StoreError::Unexpected { path, reason: error.to_string(), directory }
         }
     }

@@ -12,6 +12,9 @@ pub enum TableError {
     /// The map is full.
     #[error("the map is full")]
     MapFull,
+    /// The file has outgrown this process' map.
+    #[error("the file has outgrown the map")]
+    Outgrown,
     /// The disk reported an error, or a write was cut short, which LMDB reports alike.
     #[error("input/output error")]
     Disk,
@@ -57,6 +60,7 @@ impl From<heed::Error> for TableError {
         use std::io::ErrorKind;
         match &error {
             heed::Error::Mdb(MdbError::MapFull) => TableError::MapFull,
+            heed::Error::Mdb(MdbError::MapResized) => TableError::Outgrown,
             heed::Error::Mdb(MdbError::VersionMismatch) => TableError::LockFormat,
             heed::Error::Mdb(MdbError::Invalid | MdbError::Corrupted | MdbError::PageNotFound) => {
                 TableError::Invalid(error.to_string())
