@@ -296,7 +296,7 @@ mod tests {
         let mut projection = Projection::new(vec![checkpoint(plan.lanes); usize::from(plan.lanes)]);
         let (mut filling, mut events) = (Filling::new(plan, 7), 0);
         for Message { lane, sequence, bytes, events: in_it } in filling.by_ref() {
-            let batch = Batch::decode(lane, sequence, &bytes).unwrap();
+            let batch = Batch::decode::<Infallible>(lane, sequence, &bytes).unwrap();
             assert_eq!(batch.events(), in_it);
             projection.handle(batch, &Empty).unwrap();
             events += in_it as u64;
