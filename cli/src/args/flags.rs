@@ -59,6 +59,8 @@ impl ProcessorArgs {
 impl StorerArgs {
     /// The flags as configuration values.
     pub(crate) fn flags(&self, flags: Flags) -> Flags {
-        self.nats.flags(flags).set("storer.directory", "--data", shown(&self.data))
+        let flags = self.nats.flags(flags).set("storer.directory", "--data", shown(&self.data));
+        let flags = flags.set("storer.copy_every", "--every", self.every.clone());
+        flags.set("storer.copies_kept", "--keep", self.keep.map(|n| n.to_string()))
     }
 }

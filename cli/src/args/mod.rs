@@ -197,6 +197,12 @@ pub(crate) struct StorerArgs {
     /// Folder of the LMDB file
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// How often a verified, compacted copy is made, if anything is new [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) every: Option<String>,
+    /// Copies that are kept, the newest [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) keep: Option<usize>,
 }
 
 /// Where the server is and who asks.

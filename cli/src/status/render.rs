@@ -2,7 +2,7 @@
 
 use super::overview::{LaneOverview, Overview, Space, percent, ranges};
 use crate::up::addresses::bytes;
-use fieldstream_nats::RoleStatus;
+use fieldstream_nats::{RoleStatus, StorerStatus};
 use fieldstream_shared::partition::PARTITIONS;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -75,12 +75,26 @@ fn member_row(member: &RoleStatus, now_us: u64) -> Vec<String> {
     let says = match (&member.gateway, &member.processor, &member.storer) {
         (Some(gateway), ..) => format!("{} connections", gateway.connections),
         (_, Some(processor), _) => owns(&processor.partitions),
-        (.., Some(storer)) => format!("{} in {}", bytes(storer.file_bytes), storer.database),
+        (.., Some(storer)) => stores(storer, now_us),
         _ => String::new(),
     };
     let words = [&member.role, &member.member, &member.host].map(|word| printable(word));
     let [role, name, host] = words;
     vec![role, name, host, member.pid.to_string(), up, ready.to_owned(), printable(&says)]
+}
+
+fn stores(storer: &StorerStatus, now_us: u64) -> String {
+    let mut says = format!("{} in {}", bytes(storer.file_bytes), storer.database);
+    let Some(file) = &storer.file else { return says };
+    says += &format!(", {} of it history", bytes(file.history_bytes + file.by_time_bytes));
+    if let Some(copied_at_us) = file.copied_at_us {
+        let ago = Duration::from_secs(now_us.saturating_sub(copied_at_us) / 1_000_000);
+        says += &format!(", copied {} ago", humantime::format_duration(ago));
+    }
+    if file.reader_lag_commits > 0 {
+        says += &format!(", a reader is {} commits back", file.reader_lag_commits);
+    }
+    says
 }
 
 fn owns(partitions: &[u8]) -> String {

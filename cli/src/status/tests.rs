@@ -2,8 +2,8 @@
 
 use super::*;
 use fieldstream_nats::{
-    Finding, GatewayLane, GatewayStatus, Health, Member, ProcessorLane, ProcessorStatus, RoleStatus, Severity,
-    StorerStatus, StreamState, Topology,
+    FileStatus, Finding, GatewayLane, GatewayStatus, Health, Member, ProcessorLane, ProcessorStatus, RoleStatus,
+    Severity, StorerStatus, StreamState, Topology,
 };
 
 fn topology() -> Topology {
@@ -37,7 +37,12 @@ fn storer(stored: u64) -> RoleStatus {
         file_bytes: 4096,
         copies_bytes: 8192,
         stored: vec![stored],
-        file: None,
+        file: Some(FileStatus {
+            history_bytes: 1024,
+            by_time_bytes: 1024,
+            reader_lag_commits: 3,
+            ..FileStatus::default()
+        }),
     };
     RoleStatus { storer: Some(storer), ..member("storer") }
 }
@@ -62,6 +67,7 @@ fn a_whole_deployment_is_ok() {
         "0-127",
         "(50%)",
         "space: log 600 bytes of",
+        "of it history, a reader is 3 commits back",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
