@@ -39,11 +39,13 @@ mod operator;
 mod output;
 mod repair;
 mod replay;
+mod report;
 mod roles;
 mod signals;
 mod status;
 mod storers;
 mod supervise;
+mod svg;
 mod trace;
 mod up;
 mod version;
@@ -138,6 +140,10 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
         Command::DeadLetters(command) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
             block_on(dead_letters::run(command, cli.config.clone()))
+        }
+        Command::Report(args) => {
+            logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
+            report::run(args)
         }
         Command::Bench(args) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");

@@ -8,6 +8,7 @@ use crate::bench::BenchArgs;
 use crate::dead_letters::DeadLettersCommand;
 use crate::init::InitArgs;
 use crate::repair::RepairArgs;
+use crate::report::ReportArgs;
 use crate::status::StatusArgs;
 use crate::storers::StorerCommand;
 use crate::trace::TraceArgs;
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Say who is there, who owns what, how far everybody is, and what is wrong
     Status(StatusArgs),
+    /// Report from a storer's file, whether the storer runs or not
+    Report(ReportArgs),
     /// Look whether the log is whole, and mend it from the storers' files if it is not
     Repair(RepairArgs),
     /// Look at what could not be carried out because of itself, and try again

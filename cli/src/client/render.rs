@@ -50,7 +50,7 @@ pub(crate) fn listed_json(listed: &Listed) -> Json {
 }
 
 /// One primitive of a change as `{"op": …}`.
-fn primitive_json(primitive: &Primitive) -> Json {
+pub(crate) fn primitive_json(primitive: &Primitive) -> Json {
     match primitive {
         Primitive::SetText(text) => json!({ "op": "set_text", "text": text }),
         Primitive::SetMap(map) => json!({ "op": "set_map", "map": map_to_json(map) }),

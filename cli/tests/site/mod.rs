@@ -45,11 +45,17 @@ pub(crate) struct Up(Child, PathBuf);
 impl Up {
     /// Starts it; whether it becomes ready is another question.
     pub(crate) fn spawn(data: &Path, profile: &str) -> Up {
+        Up::spawn_with(data, profile, &[])
+    }
+
+    /// Starts it with further arguments.
+    pub(crate) fn spawn_with(data: &Path, profile: &str, more: &[&str]) -> Up {
         let _ = fs::remove_file(data.join("ready.json"));
         let mut command = program();
         command
             .args(["up", "--listen", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--profile", profile, "--data"])
-            .arg(data);
+            .arg(data)
+            .args(more);
         command.arg("--ready-file").arg(data.join("ready.json")).stdin(Stdio::null()).stdout(Stdio::null());
         let said = fs::OpenOptions::new().create(true).append(true).open(data.join("err.txt")).unwrap();
         Up(command.stderr(said).spawn().unwrap(), data.to_owned())

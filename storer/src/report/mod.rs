@@ -10,10 +10,12 @@ mod error;
 mod open;
 mod pages;
 mod states;
+#[cfg(test)]
+mod tests;
 
 pub use crate::tables::RowCounts;
 pub use error::ReportError;
-pub use pages::{Next, Occurred, Page};
+pub use pages::{Marked, Next, Occurred, Page};
 pub use states::State;
 
 use crate::projection::State as _;

@@ -2,10 +2,15 @@
 
 use super::error::ReportError;
 use super::{PAGE, Reports};
-use crate::rows::{ByTimeRow, DocumentRow, HistoryKey, HistoryRow, history_key, parse_by_time_key};
+use crate::rows::{
+    ByTimeRow, DeadLetterKey, DeadLetterRow, DocumentRow, HistoryKey, HistoryRow, MarkRow, by_time_key, decode_mark,
+    history_key, parse_by_time_key, parse_client_key,
+};
 use crate::tables::{Paged, Stretch};
-use fieldstream_shared::ids::DocumentId;
+use fieldstream_shared::dead_letter::DeadLetter;
+use fieldstream_shared::ids::{ClientId, DocumentId};
 use fieldstream_shared::msgpack::DecodeError;
+use fieldstream_shared::partition::Partition;
 use std::ops::{Bound, RangeInclusive};
 
 /// Where the next page begins.
@@ -174,7 +179,7 @@ impl Reports {
             let row = read.change(&occurred.document, occurred.revision).map_err(|error| self.file.explain(error))?;
             bytes += row.as_ref().and_then(|row| row.body.as_ref()).map_or(0, |body| body.encoded_bytes());
             let mut key = Vec::new();
-            crate::rows::by_time_key(occurred.time_us, &occurred.document, occurred.revision, &mut key);
+            by_time_key(occurred.time_us, &occurred.document, occurred.revision, &mut key);
             full.push((occurred, row));
             if bytes >= PAGE.bytes_max {
                 next = Some(Next(key));
@@ -182,6 +187,40 @@ impl Reports {
             }
         }
         Ok(Page { rows: full, next })
+    }
+}
+
+/// A client's mark in a partition.
+pub type Marked = (ClientId, Partition, MarkRow);
+
+impl Reports {
+    /// What each partition remembers of each client, by client.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub fn marks(&mut self, from: Option<&Next>) -> Result<Page<Marked>, ReportError> {
+        let mut rows = Vec::new();
+        let stretch = Stretch { start: start(from, Vec::new()), end: Bound::Unbounded };
+        let next = self.file.read()?.page(Paged::Clients, &stretch, PAGE, |key, value| {
+            let (client, partition) = parse_client_key(key)?;
+            rows.push((client, partition, decode_mark(value)?));
+            Ok(true)
+        });
+        Ok(Page { rows, next: next.map_err(|error| self.file.explain(error))?.map(Next) })
+    }
+
+    /// The dead letters of all lanes, by lane and then in the order in which they came.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub fn dead_letters(&mut self, from: Option<&Next>) -> Result<Page<DeadLetter>, ReportError> {
+        let mut rows = Vec::new();
+        let stretch = Stretch { start: start(from, Vec::new()), end: Bound::Unbounded };
+        let next = self.file.read()?.page(Paged::DeadLetters, &stretch, PAGE, |key, value| {
+            rows.push(DeadLetterRow::decode(value)?.into_letter(DeadLetterKey::decode(key)?));
+            Ok(true)
+        });
+        Ok(Page { rows, next: next.map_err(|error| self.file.explain(error))?.map(Next) })
     }
 }
 

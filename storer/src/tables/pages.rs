@@ -13,6 +13,10 @@ pub(crate) enum Paged {
     Documents,
     /// `history`.
     History,
+    /// `clients`.
+    Clients,
+    /// `dead_letters`.
+    DeadLetters,
     /// `by_time`; has no rows where there is none.
     ByTime,
 }
@@ -96,6 +100,8 @@ impl ReadTables {
         match paged {
             Paged::Documents => Some(("documents", &self.tables.documents)),
             Paged::History => Some(("history", &self.tables.history)),
+            Paged::Clients => Some(("clients", &self.tables.clients)),
+            Paged::DeadLetters => Some(("dead_letters", &self.tables.dead_letters)),
             Paged::ByTime => self.tables.by_time.as_ref().map(|by_time| (super::BY_TIME, by_time)),
         }
     }
@@ -149,5 +155,22 @@ impl ReadTables {
             by_time: self.tables.by_time.as_ref().map(entries).transpose()?,
             used_bytes: self.used_bytes()?,
         })
+    }
+}
+
+#[cfg(test)]
+impl Tables {
+    /// Makes a file as earlier versions left it: without an index by time, and without the first changes
+    /// of a document.
+    pub(crate) fn make_old(&self, document: &str, first_kept: u64) {
+        let mut txn = self.env.write_txn().unwrap();
+        let [mut first, mut last] = [Vec::new(), Vec::new()];
+        history_key(document, 0, &mut first);
+        history_key(document, first_kept, &mut last);
+        let range = (Bound::Included(first.as_slice()), Bound::Excluded(last.as_slice()));
+        self.history.delete_range(&mut txn, &range).unwrap();
+        // SAFETY: the handle is not used again: the caller drops the tables.
+        unsafe { self.by_time.unwrap().remove(&mut txn) }.unwrap();
+        txn.commit().unwrap();
     }
 }
