@@ -73,12 +73,11 @@ pub(crate) struct HistoryArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("when").required(true).args(["rev", "time"]))]
 pub(crate) struct AtArgs {
     /// The document's id
     pub(crate) document: String,
     /// The revision; the first is 1
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", required_unless_present = "time", conflicts_with = "time")]
     pub(crate) rev: Option<u64>,
     /// The time: 2026-11-26T10:00:00Z, Unix seconds, or before now, such as -5m, -2h, -1d
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]

@@ -106,6 +106,8 @@ impl Cell {
         match self {
             Cell::Unknown => "-".to_owned(),
             Cell::Elapsed(us) => format!("{:.1} s", seconds(*us)),
+            // The beginning of a minute, an hour or a day.
+            Cell::Time(us) if us % 1_000_000 == 0 => time(*us).replace(".000000Z", "Z"),
             Cell::Body(Body::Text(text)) => printable(text),
             Cell::Body(Body::Absent) | Cell::Value(None) => String::new(),
             Cell::Change(change) => printable(&changes::summary(change)),
@@ -138,8 +140,9 @@ mod tests {
         let told = |cell: Cell| (cell.json(), cell.csv(), cell.shown());
         assert_eq!(told(Cell::Unknown), (Json::Null, String::new(), "-".into()));
         assert_eq!(told(Cell::Number(7)), (json!(7), "7".into(), "7".into()));
-        let at = "1970-01-01T00:00:01.000000Z".to_owned();
-        assert_eq!(told(Cell::Time(1_000_000)), (json!(at), at.clone(), at));
+        let at = "1970-01-01T00:00:01.000001Z".to_owned();
+        assert_eq!(told(Cell::Time(1_000_001)), (json!(at), at.clone(), at));
+        assert_eq!(Cell::Time(1_000_000).shown(), "1970-01-01T00:00:01Z");
         assert_eq!(told(Cell::Elapsed(1_234_567)), (json!(1.234), "1.234".into(), "1.2 s".into()));
         let body = Body::Text("a\n\x1b[1mb".into());
         assert_eq!(told(Cell::Body(body)), (json!("a\n\x1b[1mb"), "a\n\x1b[1mb".into(), "a⏎?[1mb".into()));

@@ -21,7 +21,7 @@ fn store(directory: &Path, log: &TestLog, per_commit: usize, history_revisions: 
     let mut projection = Projection::new(store.checkpoints_now().unwrap());
     for (sequence, message) in (1..).zip(&log.messages) {
         projection.handle(Batch::decode::<TableError>(0, sequence, message).unwrap(), &store.read().unwrap()).unwrap();
-        if (sequence as usize).is_multiple_of(per_commit) || sequence as usize == log.messages.len() {
+        if sequence as usize % per_commit == 0 || sequence as usize == log.messages.len() {
             store.commit(&projection.writes(sequence)).unwrap();
             projection.committed();
         }
@@ -36,7 +36,8 @@ fn log_of(changes: &[(u8, Change)]) -> (TestLog, Model) {
     let (mut log, mut model) = (TestLog::new(0, 1), Model::new());
     log.step_us = 10;
     for (n, (document, change)) in changes.iter().enumerate() {
-        let id = format!("site{}/d", document % 3);
+        // Most changes are of one document: it becomes long enough to be cut.
+        let id = format!("site{}/d", document.saturating_sub(200) % 3);
         let before = log.expected(&id);
         let mut body = before.body;
         if change.iter().any(|primitive| primitive.apply(&mut body).is_err()) {
@@ -82,7 +83,7 @@ proptest! {
 
     #[test]
     fn every_revision_that_there_is_reads_as_it_was(
-        changes in proptest::collection::vec((any::<u8>(), any_change()), 1..160),
+        changes in proptest::collection::vec((any::<u8>(), any_change()), 1..220),
         per_commit in 1_usize..9,
         history_revisions in prop_oneof![Just(0_u64), 1_u64..20],
     ) {
@@ -115,6 +116,26 @@ proptest! {
             }).unwrap();
             prop_assert_eq!(expected, last + 1);
         }
+    }
+}
+
+#[test]
+fn a_long_history_is_read_from_the_whole_states_in_it_also_when_its_beginning_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, model) = log_of(&(0..300).map(|n| (0, vec![Primitive::Append(format!("{n:0300}"))])).collect::<Vec<_>>());
+    store(directory.path(), &log, 1, 10);
+    let mut reports = Reports::open(directory.path()).unwrap();
+    let (first, last) = reports.revisions("site0/d").unwrap();
+    assert!(first > 100 && last == 300, "{first}");
+    let rows = all(&mut reports, |reports, from| reports.history("site0/d", 1..=last, from));
+    let whole = rows.iter().filter(|row| row.body.is_some()).count();
+    assert!(rows[0].body.is_some() && whole > 1 && whole < rows.len() / 4, "{whole} of {}", rows.len());
+    for revision in first..=last {
+        let state = reports.state("site0/d", revision).unwrap();
+        assert_eq!(state.body, model[&("site0/d".to_owned(), revision)].body);
+    }
+    for revision in [1, first - 1] {
+        assert!(matches!(reports.state("site0/d", revision), Err(ReportError::Trimmed { first: f, .. }) if f == first));
     }
 }
 
