@@ -39,11 +39,13 @@ mod operator;
 mod output;
 mod repair;
 mod replay;
+mod report;
 mod roles;
 mod signals;
 mod status;
 mod storers;
 mod supervise;
+mod svg;
 mod trace;
 mod up;
 mod version;
@@ -142,6 +144,10 @@ fn dispatch(cli: Cli, registry: Registry, begun: Instant) -> Result<(), Failure>
         Command::Bench(args) => {
             logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
             bench::run(args)
+        }
+        Command::Report(args) => {
+            logging::start(cli.log_level.as_deref().unwrap_or("warn"), "text");
+            report::run(args)
         }
         Command::Put(_)
         | Command::Append(_)

@@ -8,6 +8,7 @@ use crate::bench::BenchArgs;
 use crate::dead_letters::DeadLettersCommand;
 use crate::init::InitArgs;
 use crate::repair::RepairArgs;
+use crate::report::ReportArgs;
 use crate::status::StatusArgs;
 use crate::storers::StorerCommand;
 use crate::trace::TraceArgs;
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Send at a given rate, come what may, and measure how long acknowledgements and deliveries take
     Bench(BenchArgs),
+    /// Make reports from a storer's file, whether the server runs or not
+    Report(ReportArgs),
     /// Have instructions traced, and say where their time goes, hop by hop
     Trace(TraceArgs),
     /// Say who is there, who owns what, how far everybody is, and what is wrong

@@ -2,6 +2,7 @@
 //! right, over the same axes.
 
 use super::figures::{Figures, Head, Percentiles};
+use crate::svg::{line, short, text, thousands, tick};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 980.0;
@@ -175,31 +176,6 @@ fn dot(out: &mut String, x: f64, y: f64, colour: &str, filled: bool) {
     let fill = if filled { colour } else { "#ffffff" };
     let _ =
         writeln!(out, "<circle cx='{x:.1}' cy='{y:.1}' r='3.5' fill='{fill}' stroke='{colour}' stroke-width='1.6'/>");
-}
-
-fn line(out: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, more: &str) {
-    let ((x1, y1), (x2, y2)) = (from, to);
-    let _ = writeln!(out, "<line x1='{x1:.1}' y1='{y1:.1}' x2='{x2:.1}' y2='{y2:.1}' stroke='{colour}'{more}/>");
-}
-
-fn text(out: &mut String, x: f64, y: f64, anchor: &str, more: &str, text: &str) {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(out, "<text x='{x:.1}' y='{y:.1}' text-anchor='{anchor}' {more}>{text}</text>");
-}
-
-/// The least of 1, 2 and 5 times a power of ten that is not below.
-fn tick(least: f64) -> f64 {
-    let power = 10_f64.powf(least.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|tick| *tick >= least).unwrap_or(least)
-}
-
-fn thousands(rate: f64) -> String {
-    if rate >= 1_000.0 { format!("{}k", short(rate / 1_000.0)) } else { short(rate) }
-}
-
-/// A number without the noise of floats.
-fn short(number: f64) -> String {
-    format!("{}", (number * 1_000.0).round() / 1_000.0)
 }
 
 fn thousands_apart(number: usize) -> String {

@@ -15,6 +15,10 @@ pub(crate) enum Paged {
     History,
     /// `by_time`; has no rows where there is none.
     ByTime,
+    /// `clients`.
+    Clients,
+    /// `dead_letters`.
+    DeadLetters,
 }
 
 /// Where a page begins and ends.
@@ -97,6 +101,8 @@ impl ReadTables {
             Paged::Documents => Some(("documents", &self.tables.documents)),
             Paged::History => Some(("history", &self.tables.history)),
             Paged::ByTime => self.tables.by_time.as_ref().map(|by_time| (super::BY_TIME, by_time)),
+            Paged::Clients => Some(("clients", &self.tables.clients)),
+            Paged::DeadLetters => Some(("dead_letters", &self.tables.dead_letters)),
         }
     }
 
@@ -133,6 +139,23 @@ impl ReadTables {
         history_key(id, revision, &mut key);
         let value = self.tables.history.get(&self.txn, &key)?;
         value.map(|value| row("history", HistoryRow::decode(value))).transpose()
+    }
+
+    /// The value of a change's row, not decoded: what is wanted may be little of it.
+    pub(crate) fn change_value(&self, id: &str, revision: u64) -> Result<Option<&[u8]>, TableError> {
+        let mut key = Vec::with_capacity(id.len() + 9);
+        history_key(id, revision, &mut key);
+        Ok(self.tables.history.get(&self.txn, &key)?)
+    }
+
+    /// How many rows `clients` and `dead_letters` have.
+    pub(crate) fn rest_counts(&self) -> Result<(u64, u64), TableError> {
+        Ok((self.tables.clients.len(&self.txn)?, self.tables.dead_letters.len(&self.txn)?))
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn file_bytes(&self) -> Result<u64, TableError> {
+        Ok(self.tables.env.real_disk_size()?)
     }
 
     /// Whether there is a database `by_time`.
