@@ -42,6 +42,8 @@ pub(crate) enum Report {
     Activity(ActivityArgs),
     /// Write all documents, or all changes, as CSV or as JSON, one object per line
     Export(ExportArgs),
+    /// A page with tables and charts of the whole file, for a browser
+    Html(super::html::HtmlArgs),
 }
 
 #[derive(Debug, Args)]

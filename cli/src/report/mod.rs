@@ -11,6 +11,7 @@ mod chart;
 mod diff;
 mod export;
 mod history;
+mod html;
 mod lag;
 mod latest;
 mod moment;
@@ -48,6 +49,9 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
         _ => failure(error),
     })?;
     let stand = Stand { as_of: reports.as_of().map_err(failure)?, now_us: moment::now_us() };
+    if let Report::Html(args) = &args.report {
+        return html::run(args, &mut reports, &path);
+    }
     let mut desk = Desk { reports, mode: Mode::chosen(args.json, args.csv), stand };
     match &args.report {
         Report::Latest(args) => latest::run(&mut desk, args),
@@ -58,6 +62,8 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
         Report::Lag => lag::run(&mut desk),
         Report::Activity(args) => activity::run(&mut desk, args),
         Report::Export(of) => export::run(&mut desk, of, args.json || args.csv),
+        // It has no rows.
+        Report::Html(_) => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@
 //! asked before its first page.
 
 mod error;
+pub mod facts;
 mod open;
 mod pages;
 mod states;
@@ -21,6 +22,7 @@ pub use states::State;
 use crate::projection::State as _;
 use crate::rows::{DocumentRow, parse_by_time_key};
 use crate::tables::{PageLimit, Paged, Stretch, TableError};
+use facts::{Facts, FactsOptions, Part};
 use fieldstream_shared::msgpack::DecodeError;
 use open::File;
 use std::ops::Bound;
@@ -41,7 +43,7 @@ pub struct LaneAsOf {
 }
 
 /// Up to where the file holds the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AsOf {
     /// The lanes, in order.
     pub lanes: Vec<LaneAsOf>,
@@ -106,6 +108,20 @@ impl Reports {
         };
         let lanes: Result<_, TableError> = (0..self.file.lanes()).map(lane).collect();
         Ok(AsOf { lanes: lanes.map_err(|error| self.file.explain(error))? })
+    }
+
+    /// What the whole file tells at a glance. `progress` is told after each page how many rows of a part
+    /// were looked at.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub fn facts(
+        &mut self,
+        options: &FactsOptions,
+        now_us: u64,
+        progress: impl FnMut(Part, u64),
+    ) -> Result<Facts, ReportError> {
+        Facts::gather(self, options, now_us, progress)
     }
 
     /// A document as it is now; `None` if it never was.

@@ -21,7 +21,7 @@ fn store(directory: &Path, log: &TestLog, per_commit: usize, history_revisions: 
     let mut projection = Projection::new(store.checkpoints_now().unwrap());
     for (sequence, message) in (1..).zip(&log.messages) {
         projection.handle(Batch::decode::<TableError>(0, sequence, message).unwrap(), &store.read().unwrap()).unwrap();
-        if sequence as usize % per_commit == 0 || sequence as usize == log.messages.len() {
+        if (sequence as usize).is_multiple_of(per_commit) || sequence as usize == log.messages.len() {
             store.commit(&projection.writes(sequence)).unwrap();
             projection.committed();
         }

@@ -141,6 +141,23 @@ impl ReadTables {
         value.map(|value| row("history", HistoryRow::decode(value))).transpose()
     }
 
+    /// The value of a change's row, not decoded: what is wanted may be little of it.
+    pub(crate) fn change_value(&self, id: &str, revision: u64) -> Result<Option<&[u8]>, TableError> {
+        let mut key = Vec::with_capacity(id.len() + 9);
+        history_key(id, revision, &mut key);
+        Ok(self.tables.history.get(&self.txn, &key)?)
+    }
+
+    /// How many rows `clients` and `dead_letters` have.
+    pub(crate) fn rest_counts(&self) -> Result<(u64, u64), TableError> {
+        Ok((self.tables.clients.len(&self.txn)?, self.tables.dead_letters.len(&self.txn)?))
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn file_bytes(&self) -> Result<u64, TableError> {
+        Ok(self.tables.env.real_disk_size()?)
+    }
+
     /// Whether there is a database `by_time`.
     pub(crate) fn has_by_time(&self) -> bool {
         self.tables.by_time.is_some()
