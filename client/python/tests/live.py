@@ -163,7 +163,7 @@ def run_example(fieldstream, nab, wrong):
     example = pathlib.Path(__file__).resolve().parents[1] / "examples" / "nab.py"
     command = [sys.executable, example, fieldstream.data, document, plot]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-    lines = series.read_text(encoding="utf-8").count("\n") - 1
+    lines = len(series.read_text(encoding="utf-8").splitlines()) - 1
     if ran.returncode != 0 or f"plot.svg: {lines:,} values" not in ran.stdout:
         wrong.append(f"the example says {ran.stdout}{ran.stderr}")
     elif "<polyline" not in plot.read_text(encoding="utf-8"):
