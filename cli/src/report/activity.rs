@@ -9,7 +9,7 @@ use super::{Desk, each_row};
 use crate::exit::Failure;
 use clap::ValueEnum;
 use fieldstream_storer::report::Reports;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,17 +42,41 @@ impl Per {
     }
 }
 
+/// So many prefixes are told apart; events of further ones count together.
+const PREFIXES_MAX: usize = 10_000;
+/// So many rows the table can have.
+const ROWS_MAX: usize = 1_000_000;
+/// What the further prefixes are called.
+const OTHERS: &str = "(others)";
+
 /// Events by when the minute, hour or day begins (microseconds since the Unix epoch) and by prefix.
 #[derive(Debug, Default)]
-pub(super) struct Counts(pub(super) BTreeMap<u64, BTreeMap<String, u64>>);
+pub(super) struct Counts {
+    pub(super) by_begin: BTreeMap<u64, BTreeMap<String, u64>>,
+    prefixes: BTreeSet<String>,
+    rows: usize,
+}
 
 impl Counts {
-    fn add(&mut self, begin_us: u64, prefix: &str) {
-        let of = self.0.entry(begin_us).or_default();
+    /// False if there are too many rows.
+    fn add(&mut self, begin_us: u64, prefix: &str) -> bool {
+        let prefix = if self.prefixes.contains(prefix) {
+            prefix
+        } else if self.prefixes.len() < PREFIXES_MAX {
+            self.prefixes.insert(prefix.to_owned());
+            prefix
+        } else {
+            OTHERS
+        };
+        let of = self.by_begin.entry(begin_us).or_default();
         match of.get_mut(prefix) {
             Some(events) => *events += 1,
-            None => drop(of.insert(prefix.to_owned(), 1)),
+            None => {
+                of.insert(prefix.to_owned(), 1);
+                self.rows += 1;
+            }
         }
+        self.rows <= ROWS_MAX
     }
 }
 
@@ -90,19 +114,23 @@ pub(super) fn run(desk: &mut Desk, args: &ActivityArgs) -> Result<(), Failure> {
     let page = |reports: &mut Reports, from: Option<&_>| reports.changes(since_us, u64::MAX, from);
     each_row(&mut desk.reports, Progress::new(false), page, |change| {
         if change.document.starts_with(&args.prefix) {
-            counts.add(change.time_us / step_us * step_us, prefix(&change.document, args.depth as usize));
+            let begin_us = change.time_us / step_us * step_us;
+            if !counts.add(begin_us, prefix(&change.document, args.depth as usize)) {
+                let what = format!("more than {ROWS_MAX} rows");
+                return Err(Failure::failed(what).help("a later --since, a longer --per, or a smaller --depth"));
+            }
         }
         Ok(true)
     })?;
     if let Some(file) = &args.svg {
-        let last_us = counts.0.keys().next_back().copied().unwrap_or(0).max(until_us / step_us * step_us);
+        let last_us = counts.by_begin.keys().next_back().copied().unwrap_or(0).max(until_us / step_us * step_us);
         let svg = chart::svg(&counts, args.per, (since_us / step_us * step_us, last_us), &desk.stand.line());
         let written = std::fs::write(file, svg);
         written.map_err(|error| Failure::failed(format_args!("cannot write {}: {error}", file.display())))?;
     }
-    let most = counts.0.values().flat_map(BTreeMap::values).max().copied().unwrap_or(0);
+    let most = counts.by_begin.values().flat_map(BTreeMap::values).max().copied().unwrap_or(0);
     let mut sheet = Sheet::begin(desk.mode, &desk.stand, "activity", &COLUMNS);
-    for (begin_us, of) in counts.0 {
+    for (begin_us, of) in counts.by_begin {
         for (prefix, events) in of {
             let bar = Cell::Bar(bar(events, most));
             sheet.row(vec![Cell::Time(begin_us), Cell::Text(prefix), Cell::Number(events), bar])?;
@@ -128,8 +156,8 @@ mod tests {
         for (begin_us, prefix) in [(0, "a/"), (0, "b/"), (0, "a/"), (60, "a/")] {
             counts.add(begin_us, prefix);
         }
-        assert_eq!(counts.0[&0]["a/"], 2);
-        assert_eq!(counts.0.values().map(BTreeMap::len).sum::<usize>(), 3);
+        assert_eq!(counts.by_begin[&0]["a/"], 2);
+        assert_eq!(counts.by_begin.values().map(BTreeMap::len).sum::<usize>(), 3);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const STYLE: &str = "<style>\
 /// Prefixes that have a colour of their own, the busiest first, each with its events.
 fn busiest(counts: &Counts) -> (Vec<(String, u64)>, u64) {
     let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
-    for (prefix, events) in counts.0.values().flatten() {
+    for (prefix, events) in counts.by_begin.values().flatten() {
         *totals.entry(prefix).or_default() += events;
     }
     let mut totals: Vec<(String, u64)> = totals.into_iter().map(|(prefix, n)| (prefix.to_owned(), n)).collect();
@@ -46,7 +46,7 @@ fn bars(counts: &Counts, per: Per, span: (u64, u64), named: &[(String, u64)]) ->
     let all = (span.1.saturating_sub(span.0) / per.us()).saturating_add(1);
     let joined = all.div_ceil(BARS_MAX);
     let mut bars = vec![Bar::default(); all.div_ceil(joined) as usize];
-    for (begin_us, of) in &counts.0 {
+    for (begin_us, of) in &counts.by_begin {
         let nth = begin_us.saturating_sub(span.0) / per.us() / joined;
         let Some(bar) = bars.get_mut(nth as usize) else { continue };
         for (prefix, events) in of {
@@ -151,7 +151,7 @@ fn times(out: &mut String, span: (u64, u64), length_us: u64) {
     let longer = (2_u32..40).map(|power| DAY_US << power);
     let mut steps = STEPS_MIN.iter().map(|minutes| minutes * MINUTE_US).chain(longer);
     let step_us = steps.find(fits).unwrap_or(length_us.max(1));
-    let mut at_us = span.0.div_ceil(step_us) * step_us;
+    let mut at_us = span.0.div_ceil(step_us).saturating_mul(step_us);
     let mut date = String::new();
     while at_us < span.0.saturating_add(length_us) {
         let x = LEFT + (at_us - span.0) as f64 / length_us as f64 * (RIGHT - LEFT);
@@ -174,7 +174,7 @@ mod tests {
     fn counts(rows: &[(u64, &str, u64)]) -> Counts {
         let mut counts = Counts::default();
         for (minute, prefix, events) in rows {
-            counts.0.entry(minute * MINUTE_US).or_default().insert((*prefix).to_owned(), *events);
+            counts.by_begin.entry(minute * MINUTE_US).or_default().insert((*prefix).to_owned(), *events);
         }
         counts
     }

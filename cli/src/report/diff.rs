@@ -108,6 +108,9 @@ fn lines(desk: &Desk, document: &str, before: &Side, after: &Side) -> Result<(),
             eprintln!("no difference");
         }
         let colours = output::colours_on_stdout();
+        // What stands in a document must not move a terminal's cursor; a pipe gets it as it is.
+        let is_shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t') || matches!(desk.mode, Mode::Lines);
+        let unified: String = unified.chars().map(|c| if is_shown(&c) { c } else { '\u{fffd}' }).collect();
         output::bytes(if colours { coloured(&unified) } else { unified }.as_bytes())?;
         eprintln!("{}", desk.stand.line());
         return Ok(());

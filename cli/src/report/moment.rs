@@ -24,14 +24,14 @@ fn moment_at(text: &str, now_us: u64) -> Result<u64, String> {
     unix_seconds(text).or_else(|| rfc_3339(text)).ok_or_else(wrong)
 }
 
-/// Seconds with up to six digits behind the point.
+/// Seconds; of the digits behind the point the first six.
 fn unix_seconds(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    if !is_number(whole) || !is_number(fraction) || fraction.len() > 6 {
+    if !is_number(whole) || !is_number(fraction) {
         return None;
     }
-    let micros: u64 = format!("{fraction:0<6}").parse().ok()?;
+    let micros: u64 = format!("{fraction:0<6.6}").parse().ok()?;
     whole.parse::<u64>().ok()?.checked_mul(SECOND_US)?.checked_add(micros)
 }
 
@@ -73,6 +73,7 @@ mod tests {
         for (text, us) in [
             ("2026-09-21T14:13:20Z", now_us),
             ("2026-09-21T14:13:20.000001Z", now_us + 1),
+            ("1790000000.0000019", now_us + 1),
             ("2026-09-21 14:13:20z", now_us),
             ("2026-09-21T16:13:20+02:00", now_us),
             ("2026-09-21T08:43:20-05:30", now_us),
@@ -90,18 +91,7 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        for text in [
-            "",
-            "-",
-            "-5",
-            "5m",
-            "1.",
-            ".5",
-            "1.1234567",
-            "2026-13-01",
-            "2026-09-21T14:13:20",
-            "2026-09-21T14:13:20+2:00",
-        ] {
+        for text in ["", "-", "-5", "5m", "1.", ".5", "2026-13-01", "2026-09-21T14:13:20", "2026-09-21T14:13:20+2:00"] {
             assert!(moment_at(text, 0).is_err(), "{text}");
         }
         assert!(moment_at("2026-09-21T14:13:20é02:00", 0).is_err());

@@ -176,8 +176,10 @@ impl Reports {
         let read = self.file.read()?;
         let (mut full, mut bytes) = (Vec::new(), 0);
         for occurred in rows.into_iter().filter(|occurred| occurred.document.starts_with(prefix)) {
-            let row = read.change(&occurred.document, occurred.revision).map_err(|error| self.file.explain(error))?;
-            bytes += row.as_ref().and_then(|row| row.body.as_ref()).map_or(0, |body| body.encoded_bytes());
+            let explain = |error| self.file.explain(error);
+            let value = read.change_value(&occurred.document, occurred.revision).map_err(explain)?;
+            bytes += value.map_or(0, <[u8]>::len);
+            let row = read.change(&occurred.document, occurred.revision).map_err(explain)?;
             let mut key = Vec::new();
             by_time_key(occurred.time_us, &occurred.document, occurred.revision, &mut key);
             full.push((occurred, row));

@@ -150,7 +150,7 @@ impl Reports {
                     return Err(ReportError::Trimmed { document: id(), first: revision });
                 }
                 apply(row, &mut body).map_err(|misfit| self.damaged(document, revision, misfit))?;
-                expected += 1;
+                expected = expected.saturating_add(1);
                 if revision < from {
                     continue;
                 }
@@ -167,7 +167,7 @@ impl Reports {
             }
         }
         // Trimmed altogether between two pages.
-        if expected <= to { Err(ReportError::Trimmed { document: id(), first: to + 1 }) } else { Ok(()) }
+        if expected <= to { Err(ReportError::Trimmed { document: id(), first: to.saturating_add(1) }) } else { Ok(()) }
     }
 
     /// A document at a revision; revisions start at 1. Its state hash is checked.
@@ -187,7 +187,9 @@ impl Reports {
                 self.newest(&document, revision)?.ok_or(ReportError::NoWholeState { document, first })
             }
             (Err(error), _) => Err(error),
-            (Ok(()), None) => Err(ReportError::Trimmed { document: document.to_owned(), first: revision + 1 }),
+            (Ok(()), None) => {
+                Err(ReportError::Trimmed { document: document.to_owned(), first: revision.saturating_add(1) })
+            }
         }
     }
 
