@@ -87,6 +87,8 @@ fn a_page_of_a_live_file_and_of_one_at_rest() {
     let to_stdout = run(&["report", "html", "-", "--db"], &[data.path()]);
     assert!(to_stdout.status.success() && to_stdout.stdout.starts_with(b"<!DOCTYPE html>"));
 
+    let as_json = run(&["report", "html", "--json", "--db"], &[data.path(), &out]);
+    assert_eq!(as_json.status.code(), Some(2));
     let nowhere = run(&["report", "html", "--db"], &[data.path(), &data.path().join("no/page.html")]);
     assert_eq!(nowhere.status.code(), Some(1));
     let nothing = run(&["report", "html", "--db"], &[&data.path().join("nothing"), &out]);

@@ -37,6 +37,7 @@ fn commands_take_what_people_type() {
         "fieldstream init dir --host a --host b --force",
         "fieldstream --config f config show --origin",
         "fieldstream version --json",
+        "fieldstream report html page.html --db d --changes 9 --top 5",
         "fieldstream status",
         "fieldstream status --nats nats://a:1 --nats-creds f --json",
         "fieldstream status --ready-file r",

@@ -43,15 +43,15 @@ struct Desk {
 /// # Errors
 /// If the file cannot be read, or does not have what was asked for.
 pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
+    if let (Report::Html(_), true) = (&args.report, args.json || args.csv) {
+        return Err(Failure::usage("`report html` writes HTML: neither --json nor --csv goes with it"));
+    }
     let path = args.db.clone().unwrap_or_else(|| PathBuf::from(DATA));
     let mut reports = Reports::open(&path).map_err(|error| match (&error, &args.db) {
         (ReportError::Missing { .. }, None) => failure(error).help("--db PATH says where the storer's file is"),
         _ => failure(error),
     })?;
     let stand = Stand { as_of: reports.as_of().map_err(failure)?, now_us: moment::now_us() };
-    if let Report::Html(args) = &args.report {
-        return html::run(args, &mut reports, &path);
-    }
     let mut desk = Desk { reports, mode: Mode::chosen(args.json, args.csv), stand };
     match &args.report {
         Report::Latest(args) => latest::run(&mut desk, args),
@@ -62,8 +62,7 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Failure> {
         Report::Lag => lag::run(&mut desk),
         Report::Activity(args) => activity::run(&mut desk, args),
         Report::Export(of) => export::run(&mut desk, of, args.json || args.csv),
-        // It has no rows.
-        Report::Html(_) => Ok(()),
+        Report::Html(args) => html::run(args, &mut desk.reports, &path),
     }
 }
 

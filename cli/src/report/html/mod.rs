@@ -40,7 +40,7 @@ pub(crate) fn run(args: &HtmlArgs, reports: &mut Reports, path: &Path) -> Result
     let mut progress = Progress::new();
     let facts = reports.facts(&options, now_us, |part, rows| progress.tell(part, rows));
     progress.end();
-    let facts = facts.map_err(Failure::failed)?;
+    let facts = facts.map_err(super::failure)?;
     let page = page::page(&facts, &path.display().to_string());
     if args.out == Path::new("-") {
         return output::bytes(page.as_bytes());

@@ -214,3 +214,20 @@ fn changes_whose_history_is_gone_count_without_a_client() {
     assert_eq!((facts.changes.counted, facts.changes.by_nobody_known), (300, 200));
     assert_eq!((pairs(&facts.changes.clients), facts.histories.counted), (vec![("c".to_owned(), 100)], 100));
 }
+
+#[test]
+fn a_file_of_an_earlier_version_is_counted_by_its_history() {
+    let mut log = TestLog::new(0, 1);
+    (0..5).for_each(|n| log.set_text("c", "d", &format!("{n}")));
+    log.set_text("e", "f", "x");
+    log.cut();
+    let (directory, reports) = stored(&log, |_| ());
+    drop(reports);
+    let folder = std::fs::canonicalize(directory.path().join("db")).unwrap();
+    crate::tables::Tables::open(&folder, 64 << 20).unwrap().make_old("d", 3);
+    let facts = gather(&mut Reports::open(directory.path()).unwrap(), &FactsOptions::default());
+    assert_eq!((facts.file.by_time_rows, facts.file.oldest_change_us), (None, None));
+    assert_eq!((facts.changes.counted, facts.changes.is_cut, facts.changes.by_nobody_known), (4, false, 0));
+    assert_eq!(pairs(&facts.changes.busiest), [("d".to_owned(), 3), ("f".to_owned(), 1)]);
+    assert_eq!(facts.changes.bounds_us, Some((1, 5)));
+}
