@@ -115,9 +115,11 @@ fn legend(out: &mut String, named: &[(String, u64)], others: u64) {
     for (nth, (name, events, colour)) in entries.into_iter().enumerate() {
         let (x, y) = (LEFT + (nth % 4) as f64 * 220.0, 74.0 + (nth / 4) as f64 * 20.0);
         let _ = writeln!(out, "<rect x='{x:.1}' y='{y:.1}' width='12' height='12' rx='2' fill='{colour}'/>");
-        let short: String = match name.char_indices().nth(LEGEND_NAME_MAX) {
-            Some((end, _)) => format!("{}…", &name[..end]),
-            None => name.to_owned(),
+        // The ends of ids tell more than their beginnings.
+        let too_many = name.chars().count().saturating_sub(LEGEND_NAME_MAX);
+        let short = match name.char_indices().nth(too_many) {
+            Some((begin, _)) if too_many > 0 => format!("…{}", &name[begin..]),
+            _ => name.to_owned(),
         };
         text(out, x + 18.0, y + 10.5, "start", "class='ink'", &format!("{short} ({events})"));
     }
@@ -181,18 +183,22 @@ mod tests {
 
     #[test]
     fn every_event_is_in_a_bar_inside_the_frame() {
-        let names: Vec<String> = (0..12).map(|n| format!("site{n}<&/")).collect();
+        let names: Vec<String> = (0..12).map(|n| format!("plant/of/the/site{n}<&/")).collect();
         let rows: Vec<_> = (0..60).map(|n| (n, names[n as usize % 12].as_str(), n + 1)).collect();
         let counts = counts(&rows);
         let (named, others) = busiest(&counts);
-        assert_eq!((named.len(), named[0].0.as_str()), (7, "site11<&/"));
+        assert_eq!((named.len(), named[0].0.as_str()), (7, "plant/of/the/site11<&/"));
         assert_eq!(named.iter().map(|(_, events)| events).sum::<u64>() + others, 60 * 61 / 2);
         let (bars, joined) = bars(&counts, Per::Minute, (0, 59 * MINUTE_US), &named);
         assert_eq!((bars.len(), joined), (60, 1));
         assert_eq!(bars.iter().flatten().sum::<f64>(), 1_830.0);
         let svg = svg(&counts, Per::Minute, (0, 59 * MINUTE_US), "as of");
         assert_eq!(svg.matches("<title>").count(), 60);
-        assert!(svg.contains("events per minute") && svg.contains("site11&lt;&amp;/") && svg.contains("others ("));
+        assert!(
+            svg.contains("events per minute")
+                && svg.contains("…t/of/the/site11&lt;&amp;/ (")
+                && svg.contains("others (")
+        );
         for part in svg.split("<rect x='").skip(1) {
             let number = |name: &str| -> f64 {
                 let from = part.split_once(name).unwrap().1;
