@@ -29,3 +29,16 @@ pub(crate) fn thousands(rate: f64) -> String {
 pub(crate) fn short(number: f64) -> String {
     format!("{}", (number * 1_000.0).round() / 1_000.0)
 }
+
+/// 1234567 as `1,234,567`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (nth, digit) in digits.chars().enumerate() {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

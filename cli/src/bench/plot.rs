@@ -2,7 +2,7 @@
 //! right, over the same axes.
 
 use super::figures::{Figures, Head, Percentiles};
-use crate::svg::{line, short, text, thousands, tick};
+use crate::svg::{grouped, line, short, text, thousands, tick};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 980.0;
@@ -138,8 +138,8 @@ fn begin(out: &mut String, head: &Head) {
     text(out, 24.0, 34.0, "start", "font-size='19' font-weight='600'", "Latency over load");
     let mut said = format!(
         "{} clients, {} documents, {} bytes, {}",
-        thousands_apart(head.clients),
-        thousands_apart(head.docs),
+        grouped(head.clients as u64),
+        grouped(head.docs as u64),
         head.size,
         head.transport
     );
@@ -176,18 +176,6 @@ fn dot(out: &mut String, x: f64, y: f64, colour: &str, filled: bool) {
     let fill = if filled { colour } else { "#ffffff" };
     let _ =
         writeln!(out, "<circle cx='{x:.1}' cy='{y:.1}' r='3.5' fill='{fill}' stroke='{colour}' stroke-width='1.6'/>");
-}
-
-fn thousands_apart(number: usize) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (nth, digit) in digits.chars().enumerate() {
-        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
@@ -243,9 +231,6 @@ mod tests {
     fn ticks_are_round() {
         assert_eq!([tick(0.9), tick(1.1), tick(2_100.0), tick(6_000.0)], [1.0, 2.0, 5_000.0, 10_000.0]);
         assert_eq!([thousands(500.0), thousands(15_000.0), thousands(2_500.0)], ["500", "15k", "2.5k"]);
-        assert_eq!(
-            [thousands_apart(7), thousands_apart(1_000), thousands_apart(1_234_567)],
-            ["7", "1,000", "1,234,567"]
-        );
+        assert_eq!([grouped(7), grouped(1_000), grouped(1_234_567)], ["7", "1,000", "1,234,567"]);
     }
 }

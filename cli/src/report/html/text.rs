@@ -1,6 +1,7 @@
 //! Words and numbers of the page.
 
 use crate::client::render;
+pub(super) use crate::svg::grouped as count;
 use std::borrow::Cow;
 
 /// Text as it may stand between tags and in attributes. Control characters, which HTML has no way to
@@ -23,19 +24,6 @@ pub(super) fn escaped(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
-}
-
-/// 1234567 as `1,234,567`.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (nth, digit) in digits.chars().enumerate() {
-        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// A number with its noun, `1 text`, `2 texts`.
