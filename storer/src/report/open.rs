@@ -58,20 +58,39 @@ fn open(folder: &Path) -> Result<(Tables, u16), ReportError> {
     Ok((tables, format.lanes))
 }
 
+/// What the path leads to, whichever of the places the file is in.
+fn leads_to(path: &Path) -> [Option<PathBuf>; PLACES.len()] {
+    PLACES.map(|place| std::fs::canonicalize(path.join(place)).ok())
+}
+
+/// A storer that switches its link removes what it led to before: who was about to open that looks again,
+/// a few times at most.
+fn steadily<T>(path: &Path, open: impl Fn() -> Result<T, ReportError>) -> Result<T, ReportError> {
+    let mut attempts_left = 5;
+    loop {
+        let before = leads_to(path);
+        attempts_left -= 1;
+        match open() {
+            Err(_) if attempts_left > 0 && leads_to(path) != before => {}
+            opened => return opened,
+        }
+    }
+}
+
 impl File {
     pub(super) fn open(path: &Path) -> Result<File, ReportError> {
-        let link = find(path)?;
-        let folder = real(&link)?;
-        let (tables, lanes) = open(&folder)?;
-        Ok(File { link, folder, tables, lanes })
+        steadily(path, || {
+            let link = find(path)?;
+            let folder = real(&link)?;
+            let (tables, lanes) = open(&folder)?;
+            Ok(File { link, folder, tables, lanes })
+        })
     }
 
     /// One state, for a page: of the file that the link leads to now.
     pub(super) fn read(&mut self) -> Result<ReadTables, ReportError> {
-        let folder = real(&self.link)?;
-        if folder != self.folder {
-            (self.tables, self.lanes) = open(&folder)?;
-            self.folder = folder;
+        if steadily(&self.link, || real(&self.link))? != self.folder {
+            *self = File::open(&self.link)?;
         }
         let read = match self.tables.read() {
             Err(TableError::Outgrown) => self.tables.take_map_size().and_then(|()| self.tables.read()),

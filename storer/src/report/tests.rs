@@ -300,3 +300,29 @@ fn a_change_that_was_altered_is_found_by_its_hash() {
         assert!(matches!(told, Err(ReportError::Damaged { misfit: fieldstream_shared::change::Misfit::Hash, .. })));
     }
 }
+
+/// A storer that has rebuilt its file switches the link and removes what it led to before.
+#[test]
+fn a_file_that_is_switched_while_it_is_opened_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("db");
+    let (log, _) = log_of(&[(0, vec![Primitive::SetText("held".into())])]);
+    let switch = |n: u32| {
+        let generation = directory.path().join(format!("generation-{n}"));
+        store(&generation, &log, 1, 0);
+        let next = directory.path().join("next");
+        std::os::unix::fs::symlink(&generation, &next).unwrap();
+        std::fs::rename(&next, &link).unwrap();
+        if let Some(before) = n.checked_sub(1) {
+            std::fs::remove_dir_all(directory.path().join(format!("generation-{before}"))).unwrap();
+        }
+    };
+    switch(0);
+    std::thread::scope(|scope| {
+        let switching = scope.spawn(|| (1..=60).for_each(switch));
+        while !switching.is_finished() {
+            let mut file = open::File::open(&link).unwrap();
+            assert!(file.read().unwrap().document("site0/d").unwrap().is_some());
+        }
+    });
+}

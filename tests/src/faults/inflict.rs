@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// The faults, by the names in the report, and how often each comes.
 pub(super) const FAULTS: [(&str, u32); 29] = [
     ("kill-processor", 40),
-    ("kill-storer", 21),
+    ("kill-storer", 28),
     ("kill-gateway", 11),
     ("kill-nats", 13),
     ("kill-all", 2),
