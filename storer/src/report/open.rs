@@ -63,8 +63,8 @@ fn leads_to(path: &Path) -> [Option<PathBuf>; PLACES.len()] {
     PLACES.map(|place| std::fs::canonicalize(path.join(place)).ok())
 }
 
-/// A storer that switches its link removes what it led to before: who was about to open that looks again,
-/// a few times at most.
+/// What a link led to before its storer switched it may be removed at any moment: who was about to open
+/// that looks again, a few times at most.
 fn steadily<T>(path: &Path, open: impl Fn() -> Result<T, ReportError>) -> Result<T, ReportError> {
     let mut attempts_left = 5;
     loop {

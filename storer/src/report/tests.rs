@@ -301,7 +301,7 @@ fn a_change_that_was_altered_is_found_by_its_hash() {
     }
 }
 
-/// A storer that has rebuilt its file switches the link and removes what it led to before.
+/// As a storer switches its link to a rebuilt file, and an operator removes the old one at once.
 #[test]
 fn a_file_that_is_switched_while_it_is_opened_is_found() {
     let directory = tempfile::tempdir().unwrap();
